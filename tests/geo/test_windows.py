@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bocage.errors import ConfigError
+from bocage.geo import lay_out
+
+
+@st.composite
+def layouts(draw):
+    patch = draw(st.integers(1, 8))
+    halo = draw(st.integers(0, 3)) * patch
+    core = draw(st.integers(1, 8)) * patch
+    return lay_out(
+        (draw(st.integers(1, 200)), draw(st.integers(1, 200))),
+        patch_size=patch,
+        window_px=core + 2 * halo,
+        halo_px=halo,
+        block_px=draw(st.integers(1, 300)),
+    )
+
+
+@given(layouts())
+def test_kept_parts_tile_the_padded_image_exactly_once(layout):
+    seen = np.zeros(layout.shape_yx, int)
+    for block in layout.blocks():
+        windows = list(layout.windows(block))
+        assert len(windows) == layout.n_windows(block)
+        for w in windows:
+            rows, cols = w.keep_shape_yx
+            seen[w.keep_row_px : w.keep_row_px + rows, w.keep_col_px : w.keep_col_px + cols] += 1
+    assert (seen == 1).all()
+
+
+@given(layouts())
+def test_windows_have_a_full_halo_inside_the_image_and_stay_on_the_patch_lattice(layout):
+    for block in layout.blocks():
+        for w in layout.windows(block):
+            for start, keep, kept, length in (
+                (w.row_px, w.keep_row_px, w.keep_shape_yx[0], layout.shape_yx[0]),
+                (w.col_px, w.keep_col_px, w.keep_shape_yx[1], layout.shape_yx[1]),
+            ):
+                end = start + layout.window_px
+                assert 0 <= start <= keep
+                assert keep - start >= layout.halo_px or start == 0
+                assert end - (keep + kept) >= layout.halo_px or end >= length
+                assert end <= max(length, layout.window_px)
+                assert start % layout.patch_size == keep % layout.patch_size == 0
+
+
+@given(layouts())
+def test_blocks_all_start_on_multiples_of_the_block_side(layout):
+    for block in layout.blocks():
+        i, j = block.index_yx
+        assert (block.row_px, block.col_px) == (i * layout.block_px, j * layout.block_px)
+        assert max(block.shape_yx) <= layout.block_px
+
+
+@pytest.mark.parametrize(("window", "halo"), [(100, 8), (96, 9), (32, 16)])
+def test_sizes_that_do_not_divide_are_refused_with_a_size_that_does(window, halo):
+    with pytest.raises(ConfigError, match="use --"):
+        lay_out((100, 100), patch_size=8, window_px=window, halo_px=halo, block_px=512)
