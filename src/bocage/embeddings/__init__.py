@@ -1,0 +1,35 @@
+"""Embeddings on disk: Zarr stores and COGs, written and read; previews, checks, STAC items.
+
+Public names are found on first use, so that importing this package loads neither GDAL, xarray nor
+zarr.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bocage.embeddings.grid import EmbeddingGrid
+    from bocage.embeddings.open import open_embeddings
+    from bocage.embeddings.store import create_store, shard_path, write_shard
+
+_HOME = {
+    "EmbeddingGrid": "grid",
+    "create_store": "store",
+    "open_embeddings": "open",
+    "shard_path": "store",
+    "write_shard": "store",
+}
+
+__all__ = ["EmbeddingGrid", "create_store", "open_embeddings", "shard_path", "write_shard"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"bocage.embeddings.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'bocage.embeddings' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
