@@ -82,5 +82,4 @@ class Grid:
 
 
 def _centers(edge: float, step: float, n: int) -> NDArray[np.float64]:
-    centers: NDArray[np.float64] = edge + (np.arange(n) + 0.5) * step
-    return centers
+    return np.asarray(edge + (np.arange(n) + 0.5) * step, dtype=np.float64)

@@ -17,9 +17,10 @@ LATITUDE_LIMIT_DEG = 85.0
 def major_tom_name(lat_deg: float, lon_deg: float, spacing_km: float = 10.0) -> str:
     """Name of the cell that holds a point, such as ``529U_920L``.
 
-    A cell is named by its south-west corner. Rows are ``180/N`` degrees high with ``N = ceil(pi R / spacing)``; a row has
-    ``ceil(2 pi R cos(latitude of its lower edge) / spacing)`` columns from Greenwich. A point
-    exactly on a corner belongs to the cell it is the corner of (ESA's search puts it one cell below-left).
+    A cell is named by its south-west corner. Rows are ``180/N`` degrees high with
+    ``N = ceil(pi R / spacing)``; a row has ``ceil(2 pi R cos(latitude of its lower edge) /
+    spacing)`` columns from Greenwich. A point exactly on a corner belongs to the cell it is the
+    corner of (ESA's search puts it one cell below-left).
     Raises InputError beyond 85 degrees of latitude.
     """
     if abs(lat_deg) > LATITUDE_LIMIT_DEG or abs(lon_deg) > 180:

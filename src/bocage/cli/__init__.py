@@ -1,0 +1,84 @@
+"""The command line: each command parses, makes one library call, and prints what it wrote.
+
+Every command stands in a file of its own, named like the command, with one function of that name;
+nothing heavy is imported at the top of any of them. Exit codes: 0 done, 1 the user's mistake with
+the fix, 2 partly done.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import typer
+
+from bocage._version import __version__
+from bocage.cli.demo import demo
+from bocage.cli.embed import embed
+from bocage.cli.info import info
+from bocage.cli.models import models
+from bocage.cli.preview import preview
+from bocage.cli.validate import validate
+from bocage.errors import BocageError, BocageWarning, PartialError
+
+app = typer.Typer(
+    name="bocage",
+    help="Satellite imagery to embedding maps with the OlmoEarth models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (embed, preview, info, validate, models, demo):
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"bocage {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step."),
+    _show: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_version, is_eager=True
+    ),
+) -> None:
+    """Satellite imagery to embedding maps with the OlmoEarth models."""
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("bocage").setLevel(level)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 1, no traceback."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes any position
+    warnings.simplefilter("always", BocageWarning)
+    try:
+        app(standalone_mode=True)
+    except PartialError as error:
+        _complain("partly done", error)
+        sys.exit(2)
+    except BocageError as error:
+        _complain("error", error)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; finished blocks are kept, run the same command to go on\n")
+        sys.exit(130)
+
+
+def _complain(kind: str, error: BocageError) -> None:
+    sys.stderr.write(f"bocage: {kind}: {error}\n")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if issubclass(category, BocageWarning):
+        sys.stderr.write(f"bocage: warning: {message}\n")
+    else:
+        logging.getLogger("bocage").debug("%s: %s", category.__name__, message)

@@ -1,0 +1,95 @@
+"""What can be chosen about an embedding run; every default is measured in docs/defaults.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bocage.errors import ConfigError
+
+DEFAULT_WINDOW_PATCHES = 16
+DEFAULT_HALO_PATCHES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Options of `embed`; lengths are input pixels of the 10 m grid."""
+
+    patch_size: int = 4
+    """Side of a patch, 1 to 8. Smaller is finer and costs about 1/patch_size**2 tokens."""
+
+    window_px: int | None = None
+    """Side of what the model sees at once; None is 16 patches."""
+
+    halo_px: int | None = None
+    """Margin of a window that is thrown away on each side; None is 2 patches."""
+
+    block_px: int = 1024
+    """Side of the unit of writing and resume (one shard), rounded to whole window cores."""
+
+    batch_size: int | None = None
+    """Windows per forward; None derives it from the number of tokens."""
+
+    output: Literal["auto", "pooled", "student", "locations"] = "auto"
+    """Which vectors: "auto" is the 128-d student for v1.3 and the pooled tokens before."""
+
+    query_px: int | None = None
+    """v1.3 only: side of an output cell (the location query patch size); None is the patch size."""
+
+    codec: Literal["signed_power", "float32"] = "signed_power"
+    """How vectors are stored; signed_power is the int8 rule of the public archives."""
+
+    period: Literal["all", "year"] = "all"
+    """Which dates make one embedding: all together, or one embedding per calendar year."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.patch_size <= 8:
+            raise ConfigError(
+                got=f"patch_size={self.patch_size}",
+                expected="a patch size from 1 to 8",
+                fix="use --patch-size 4, the models' evaluation default",
+            )
+        for name in ("window_px", "block_px", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(
+                    got=f"{name}={value}",
+                    expected="a number above 0",
+                    fix=f"leave out --{name.removesuffix('_px').replace('_', '-')} for the default",
+                )
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(
+                    got=f"{name}={value!r}",
+                    expected=f"one of {', '.join(allowed)}",
+                    fix=f"use --{name} {allowed[0]}",
+                )
+        if self.query_px is not None and (self.query_px < 1 or self.patch_size % self.query_px):
+            raise ConfigError(
+                got=f"query_px={self.query_px} with patch_size={self.patch_size}",
+                expected="a query size that divides the patch size",
+                fix=f"use --query {self.patch_size}",
+            )
+
+    @property
+    def resolved_window_px(self) -> int:
+        """The window's side."""
+        return self.window_px or DEFAULT_WINDOW_PATCHES * self.patch_size
+
+    @property
+    def resolved_halo_px(self) -> int:
+        """The halo's width."""
+        return DEFAULT_HALO_PATCHES * self.patch_size if self.halo_px is None else self.halo_px
+
+    @property
+    def cell_px(self) -> int:
+        """Side of an output cell."""
+        return self.query_px or self.patch_size
+
+
+_CHOICES = {
+    "output": ("auto", "pooled", "student", "locations"),
+    "codec": ("signed_power", "float32"),
+    "period": ("all", "year"),
+}

@@ -1,0 +1,420 @@
+"""Embed a Stack into a Zarr store or a COG, in any number of sittings and processes."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bocage.errors import ConfigError, InputError, StoreError
+from bocage.geo import Block
+from bocage.mapping import record
+from bocage.mapping.config import EmbedConfig
+from bocage.mapping.markers import Claim, Markers
+from bocage.mapping.pipeline import Clock, WriteBehind, read_ahead
+from bocage.mapping.plan import EmbedPlan, WindowEncoder, WindowModel, make_plan
+from bocage.mapping.worker import Strip, encode_strip, read_strips
+from bocage.progress import format_bytes, format_duration, progress, size_on_disk
+from bocage.types import FloatArray, PathLike
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bocage.embeddings import EmbeddingGrid
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedResult:
+    """What a run wrote and what it took."""
+
+    path: Path
+    """The Zarr store or the COG."""
+
+    files: tuple[Path, ...]
+    """Everything written, sidecars too."""
+
+    n_windows: int
+    """Windows encoded in this run; 0 if everything was there already."""
+
+    n_blocks_kept: int
+    """Blocks that were finished before this run."""
+
+    valid_fraction: float
+    """Share of the output's cells that hold a vector."""
+
+    wall_s: float
+    clock: Clock
+
+    def __str__(self) -> str:
+        lines = [f"wrote    {p}  ({format_bytes(size_on_disk(p))})" for p in self.files]
+        if self.n_windows:
+            c = self.clock
+            lines.append(
+                f"took     {format_duration(self.wall_s)} (reading {c.read_s:.1f} s, encoding "
+                f"{c.encode_s:.1f} s, writing {c.write_s:.1f} s, at the same time)"
+            )
+        else:
+            lines.append("nothing to do: every block was finished before")
+        lines.append(f"valid    {self.valid_fraction:.1%} of the cells")
+        lines.append(
+            f"open     bocage.open_embeddings({str(self.path)!r})   or: bocage preview {self.path}"
+        )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One part of a run that many machines share: part ``index`` of ``count``, from 1."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "3/40"; ConfigError for anything else."""
+        index, slash, count = text.partition("/")
+        if slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+            return cls(index=int(index), count=int(count))
+        raise ConfigError(
+            got=f"--shard {text}",
+            expected="a part and a number of parts such as 3/40, counted from 1",
+            fix="use --shard 1/2 on one machine and --shard 2/2 on the other",
+        )
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """One run: the plan, where it writes, and what it has done so far."""
+
+    stack: xr.Dataset
+    plan: EmbedPlan
+    encoder: WindowEncoder
+    store: Path
+    grid: EmbeddingGrid
+    markers: Markers
+    clock: Clock = field(default_factory=Clock)
+    n_windows: int = 0
+    n_blocks_kept: int = 0
+    claims: list[Claim] = field(default_factory=list)
+
+
+def embed(
+    stack: xr.Dataset,
+    model: WindowModel,
+    *,
+    out: PathLike,
+    config: EmbedConfig | None = None,
+    shard: str | None = None,
+    request: dict[str, Any] | None = None,
+    report: Callable[[str], None] | None = None,
+    show_progress: bool = False,
+    **options: Any,
+) -> EmbedResult:
+    """Turn a Stack into a map of embeddings on disk; run it again after a crash to go on.
+
+    Args:
+        stack: From `open_stack`; float values in product units, NaN where missing.
+        model: From `load_model`.
+        out: A name ending in .zarr (Zarr v3 in the layout of the public OlmoEarth archive; int8
+            signed-power with fill -128, or float32 with NaN) or .tif (a COG of one year).
+            The run's record and a STAC item are written beside it.
+        config: All options together; or give them singly as keywords, see `EmbedConfig`.
+        shard: Part of the work, such as "3/40", for one of many machines on a shared disk.
+        request: What the user typed, for the record.
+        report: Called with the printed plan before the work starts.
+        show_progress: Draw a progress display on standard error.
+        **options: Fields of `EmbedConfig`.
+
+    Raises:
+        InputError: The stack has no data, or dates that do not make one embedding.
+        ConfigError: Options that do not fit each other or the model.
+        StoreError: `out` holds the result of another configuration, or cannot be written.
+        SourceError: A file of the stack cannot be read; finished blocks are kept.
+    """
+    out = Path(out)
+    resolved = make_plan(stack, model, _config(config, options))
+    is_cog = _check_out(out, resolved, shard)
+    encoder = model.window_encoder(
+        patch_size=resolved.config.patch_size,
+        output=resolved.config.output,
+        location_query_patch_size=resolved.config.query_px,
+    )
+    finished = record.read(out)
+    if is_cog and out.exists():
+        _check_same(out, finished, resolved)
+        return _result(out, resolved, finished)
+    start = time.perf_counter()
+    job = _open_job(stack, resolved, encoder, out, is_cog)
+    if report is not None:
+        missing = _pending(job, shard)
+        seconds = _time_window(job) if missing else None
+        report(resolved.describe(seconds))
+        if len(missing) < len(_work(job, shard)):
+            n_done = len(_work(job, shard)) - len(missing)
+            report(f"resume   {n_done} block(s) are finished, {len(missing)} to go")
+    _run(job, shard, show_progress)
+    return _finish(job, out, is_cog, request, time.perf_counter() - start)
+
+
+def _config(config: EmbedConfig | None, options: dict[str, Any]) -> EmbedConfig:
+    if config is not None and options:
+        raise ConfigError(
+            got=f"config= and also {', '.join(options)}",
+            expected="one of the two",
+            fix="put the options into EmbedConfig",
+        )
+    unknown = options.keys() - EmbedConfig.__dataclass_fields__.keys()
+    if unknown:
+        raise ConfigError(
+            got=f"unknown option {', '.join(sorted(unknown))}",
+            expected=f"options among {', '.join(EmbedConfig.__dataclass_fields__)}",
+            fix="check the spelling",
+        )
+    return config or EmbedConfig(**options)
+
+
+def _check_out(out: Path, plan: EmbedPlan, shard: str | None) -> bool:
+    """Whether the output is a COG; refuses names and combinations that cannot be written."""
+    if out.suffix == ".zarr":
+        return False
+    if out.suffix.lower() not in {".tif", ".tiff"}:
+        raise ConfigError(
+            got=f"--out {out}",
+            expected="a name that ends in .zarr or .tif",
+            fix=f"use --out {out.with_suffix('.zarr')}",
+        )
+    if len(plan.years) > 1 or shard is not None:
+        raise ConfigError(
+            got=f"a GeoTIFF for {'several years' if len(plan.years) > 1 else 'a shared run'}",
+            expected="a Zarr store",
+            fix=f"use --out {out.with_suffix('.zarr')}",
+        )
+    return True
+
+
+def _scratch(out: Path) -> Path:
+    return out.with_name(f"{out.name}.partial.zarr")
+
+
+def _open_job(
+    stack: xr.Dataset, plan: EmbedPlan, encoder: WindowEncoder, out: Path, is_cog: bool
+) -> _Job:
+    from bocage.embeddings import EmbeddingGrid, create_store
+
+    grid = EmbeddingGrid(
+        crs=plan.cell_grid.crs,
+        transform=plan.cell_grid.transform,
+        shape_yx=plan.cell_grid.shape_yx,
+        years=plan.years,
+        dims=plan.dims,
+        codec=plan.config.codec,
+        shard_cells=plan.layout.block_px // plan.config.cell_px,
+        model=plan.model,
+        patch_size=plan.config.patch_size,
+        sensors=plan.sensors,
+        attrs={
+            "dates": list(plan.dates),
+            "weights_id": plan.weights_id,
+            "sources": list(plan.sources),
+            "fingerprint": plan.fingerprint,
+        },
+    )
+    store = _scratch(out) if is_cog else out
+    markers = Markers(store=store)
+    if not store.exists():
+        create_store(store, grid)
+    elif not (store / "zarr.json").exists():
+        raise StoreError(
+            got=f"{store}, which exists and is no embedding store",
+            expected="a new path or a store of the same run",
+            fix="choose another --out",
+        )
+    markers.prepare(plan.identity)
+    return _Job(stack=stack, plan=plan, encoder=encoder, store=store, grid=grid, markers=markers)
+
+
+def _key(year: int, block: Block) -> str:
+    return f"{year}_{block.index_yx[0]}_{block.index_yx[1]}"
+
+
+def _work(job: _Job, shard: str | None) -> list[tuple[int, Block]]:
+    blocks = [(year, block) for year in job.plan.years for block in job.plan.layout.blocks()]
+    if shard is None:
+        return blocks
+    part = Shard.parse(shard)
+    return blocks[part.index - 1 :: part.count]
+
+
+def _pending(job: _Job, shard: str | None) -> list[tuple[int, Block]]:
+    return [(y, b) for y, b in _work(job, shard) if not job.markers.is_done(_key(y, b))]
+
+
+def _time_window(job: _Job) -> float:
+    """Seconds of one window on this machine, after one to warm up."""
+    side = job.plan.layout.window_px
+    steps = max(len(indices) for _, indices in job.plan.steps)
+    rng = np.random.default_rng(0)
+    values = {}
+    from bocage.sensors import SENSORS
+
+    for name in job.plan.sensors:
+        bands = SENSORS[name].bands
+        mean = np.array([b.mean for b in bands], np.float32)[:, None, None]
+        noise = rng.standard_normal((1, steps, len(bands), side, side), dtype=np.float32)
+        values[name] = (mean * (1 + 0.1 * noise)).astype(np.float32)
+    stamps = np.tile(np.array([[1, 6, 2020]]), (1, steps, 1))
+    job.encoder(values, stamps)
+    start = time.perf_counter()
+    job.encoder(values, stamps)
+    return time.perf_counter() - start
+
+
+def _run(job: _Job, shard: str | None, show_progress: bool) -> None:
+    pending = _pending(job, shard)
+    job.n_blocks_kept = len(_work(job, shard)) - len(pending)
+    total = sum(job.plan.layout.n_windows(block) for _, block in pending)
+    write: WriteBehind[Any] = WriteBehind(write=lambda piece: _write(job, *piece), clock=job.clock)
+    out: FloatArray | None = None
+    try:
+        with (
+            progress("embedding", total, unit="windows", enabled=show_progress) as advance,
+            write,
+        ):
+            strips = read_ahead(_strips(job, pending, advance), ahead=1, clock=job.clock)
+            for claim, strip in strips:
+                if out is None:
+                    out = _empty(job, strip.block)
+                with job.clock.time("encode"):
+                    for n in encode_strip(strip, job.plan, job.encoder, out):
+                        job.n_windows += n
+                        advance(n)
+                if strip.last:
+                    write.put((claim, strip.year, strip.block, out))
+                    out = None
+    finally:
+        for claim in job.claims:
+            claim.release()
+
+
+def _strips(
+    job: _Job, pending: list[tuple[int, Block]], advance: Callable[[float], None]
+) -> Iterator[tuple[Claim, Strip]]:
+    """Claim and read the blocks; those another process holds come last, if still undone."""
+    for wait in (False, True):
+        held = []
+        for year, block in pending:
+            claim = job.markers.claim(_key(year, block), wait=wait)
+            if claim is None:
+                held.append((year, block))
+                continue
+            job.claims.append(claim)
+            if job.markers.is_done(_key(year, block)):
+                claim.release()
+                advance(job.plan.layout.n_windows(block))
+                continue
+            for strip in read_strips(job.stack, job.plan, block, year):
+                yield claim, strip
+        pending = held
+
+
+def _empty(job: _Job, block: Block) -> FloatArray:
+    cell = job.plan.config.cell_px
+    shape = (job.plan.dims, block.shape_yx[0] // cell, block.shape_yx[1] // cell)
+    return np.full(shape, np.nan, np.float32)
+
+
+def _write(job: _Job, claim: Claim, year: int, block: Block, x: FloatArray) -> None:
+    from bocage.embeddings import write_shard
+
+    row, col = block.index_yx
+    write_shard(job.store, job.grid, year, row, col, x)
+    valid = np.isfinite(x[0])
+    facts = {"n_cells": int(valid.size), "n_valid": int(valid.sum())}
+    job.markers.finish(_key(year, block), facts)
+    claim.release()
+
+
+def _finish(
+    job: _Job, out: Path, is_cog: bool, request: dict[str, Any] | None, wall_s: float
+) -> EmbedResult:
+    from bocage.embeddings import export_cog, write_stac_item
+
+    everything = _work(job, None)
+    if any(not job.markers.is_done(_key(y, b)) for y, b in everything):
+        # A part of a shared run: whoever finishes last writes the sidecars.
+        valid = _valid_fraction(job, [w for w in everything if job.markers.is_done(_key(*w))])
+        return EmbedResult(
+            path=out,
+            files=(out,),
+            n_windows=job.n_windows,
+            n_blocks_kept=job.n_blocks_kept,
+            valid_fraction=valid,
+            wall_s=wall_s,
+            clock=job.clock,
+        )
+    valid = _valid_fraction(job, everything)
+    if valid == 0:
+        if is_cog:
+            shutil.rmtree(job.store)
+        raise InputError(
+            got=f"no usable pixel in {', '.join(job.plan.sources[:3]) or 'the stack'}",
+            expected="imagery with data",
+            fix="check the nodata value, the cloud mask (--no-cloud-mask) and the area",
+        )
+    if is_cog:
+        export_cog(job.store, out, codec=job.plan.config.codec)
+    if record.read(out) is None:
+        record.write(out, job.plan, request, valid_fraction=valid, clock=job.clock, wall_s=wall_s)
+    item = write_stac_item(out)
+    job.markers.tidy()
+    if is_cog:
+        shutil.rmtree(job.store)
+    return EmbedResult(
+        path=out,
+        files=(out, record.path_of(out), item),
+        n_windows=job.n_windows,
+        n_blocks_kept=job.n_blocks_kept,
+        valid_fraction=valid,
+        wall_s=wall_s,
+        clock=job.clock,
+    )
+
+
+def _valid_fraction(job: _Job, work: list[tuple[int, Block]]) -> float:
+    facts = [job.markers.facts(_key(y, b)) for y, b in work]
+    n_cells = sum(f["n_cells"] for f in facts)
+    return sum(f["n_valid"] for f in facts) / n_cells if n_cells else 0.0
+
+
+def _check_same(out: Path, finished: dict[str, Any] | None, plan: EmbedPlan) -> None:
+    if finished is None or finished.get("fingerprint") != plan.fingerprint:
+        raise StoreError(
+            got=f"{out}, which exists"
+            + (
+                " without a record of how it was made"
+                if finished is None
+                else " and was made with other options or inputs"
+            ),
+            expected="a new path or the same configuration",
+            fix="choose another --out, or delete the file",
+        )
+
+
+def _result(out: Path, plan: EmbedPlan, finished: dict[str, Any] | None) -> EmbedResult:
+    return EmbedResult(
+        path=out,
+        files=(out,),
+        n_windows=0,
+        n_blocks_kept=len(plan.layout.blocks()),
+        valid_fraction=float((finished or {}).get("valid_fraction", float("nan"))),
+        wall_s=0.0,
+        clock=Clock(),
+    )

@@ -1,0 +1,107 @@
+"""What is finished, and who is at work: small files beside the data.
+
+A marker is written after its shard, so a shard with a marker is whole. A lock is an
+operating-system lock on a file, which dies with its process: a killed worker leaves nothing to
+clean up, and two workers never write one shard.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bocage.errors import StoreError
+
+FOLDER = "bocage"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Markers:
+    """Markers and locks of one store."""
+
+    store: Path
+    """The store's folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the markers are."""
+        return self.store / FOLDER
+
+    def prepare(self, identity: dict[str, Any]) -> None:
+        """Bind the store to a configuration; StoreError if it already has another."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "identity.json"
+        if not path.exists():
+            _write(path, json.dumps(identity, indent=1, sort_keys=True))
+            return
+        theirs = json.loads(path.read_text())
+        if theirs != identity:
+            raise StoreError(
+                got=f"{self.store} made with {_difference(theirs, identity)}",
+                expected="the same configuration as this run",
+                fix="repeat the old options, choose another --out, or delete the store",
+            )
+
+    def is_done(self, key: str) -> bool:
+        """Whether a block is finished."""
+        return (self.folder / f"{key}.json").exists()
+
+    def finish(self, key: str, facts: dict[str, Any]) -> None:
+        """Mark a block whose shard is written."""
+        _write(self.folder / f"{key}.json", json.dumps(facts, sort_keys=True))
+
+    def facts(self, key: str) -> dict[str, Any]:
+        """What was noted when a block was finished."""
+        facts: dict[str, Any] = json.loads((self.folder / f"{key}.json").read_text())
+        return facts
+
+    def claim(self, key: str, *, wait: bool) -> Claim | None:
+        """Hold a block; None if another process holds it and wait is False."""
+        handle = os.open(self.folder / f"{key}.lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        return Claim(handle)
+
+    def tidy(self) -> None:
+        """Remove the lock files of a finished run."""
+        for path in self.folder.glob("*.lock"):
+            path.unlink(missing_ok=True)
+
+
+class Claim:
+    """A held block; the lock goes with release() or with the process."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle: int | None = handle
+
+    def release(self) -> None:
+        """Let go; safe to call twice."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _write(path: Path, text: str) -> None:
+    # Renaming is atomic: a marker is there whole or not at all.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    names = [n for n in sorted(theirs.keys() | ours.keys()) if theirs.get(n) != ours.get(n)]
+    parts = []
+    for name in names[:3]:
+        old, new = (str(side.get(name)) for side in (theirs, ours))
+        if len(old) + len(new) > 80:
+            parts.append(f"other {name}")
+        else:
+            parts.append(f"{name} {old} instead of {new}")
+    return ", ".join(parts) + (" and more" if len(names) > 3 else "")

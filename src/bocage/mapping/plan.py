@@ -1,0 +1,208 @@
+"""What a run will do, worked out before it starts and printed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bocage.errors import InputError
+from bocage.geo import Grid, Layout, lay_out
+from bocage.mapping.config import EmbedConfig
+from bocage.progress import format_bytes, format_duration
+from bocage.types import FloatArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+WindowEncoder = Callable[[dict[str, FloatArray], NDArray[np.int64]], FloatArray]
+"""({sensor: [B, T, C, H, W]}, timestamps [B, T, 3]) to vectors [B, h, w, D]; NaN is missing."""
+
+TOKENS_PER_BATCH = 4096
+"""Enough to keep two cores busy in the linear layers without outgrowing their cache
+(docs/defaults.md)."""
+
+MAX_SPAN_DAYS = 400
+"""Above this the dates of one embedding are more than a year with its margins."""
+
+
+class WindowModel(Protocol):
+    """What mapping needs of a model; `bocage.load_model` gives one."""
+
+    name: str
+    weights_id: str
+
+    def dims(self, output: str = "auto") -> int:
+        """Length of an output vector."""
+
+    def window_encoder(
+        self, *, patch_size: int, output: str = "auto", location_query_patch_size: int | None = None
+    ) -> WindowEncoder:
+        """The function of a batch of windows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedPlan:
+    """A run, resolved: everything that decides the result, and what it will cost."""
+
+    config: EmbedConfig
+    layout: Layout
+    input_grid: Grid
+    cell_grid: Grid
+    """The output's grid, one pixel per cell."""
+
+    sensors: tuple[str, ...]
+    steps: tuple[tuple[int, tuple[int, ...]], ...]
+    """For each output year the indices of its dates in the stack."""
+
+    dates: tuple[str, ...]
+    sources: tuple[str, ...]
+    model: str
+    weights_id: str
+    dims: int
+    batch_size: int
+
+    @property
+    def years(self) -> tuple[int, ...]:
+        """Time coordinate of the output."""
+        return tuple(year for year, _ in self.steps)
+
+    @property
+    def n_windows(self) -> int:
+        """Forwards of one window each."""
+        per_year = sum(self.layout.n_windows(block) for block in self.layout.blocks())
+        return per_year * len(self.steps)
+
+    @property
+    def tokens_per_window(self) -> int:
+        """Tokens when every sensor has every date and one token per patch and date."""
+        per_side = self.layout.window_px // self.config.patch_size
+        n_steps = max(len(indices) for _, indices in self.steps)
+        return per_side**2 * n_steps * len(self.sensors)
+
+    @property
+    def n_output_bytes(self) -> int:
+        """Uncompressed size of the output."""
+        rows, cols = self.cell_grid.shape_yx
+        itemsize = 1 if self.config.codec == "signed_power" else 4
+        return rows * cols * self.dims * itemsize * len(self.steps)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must agree for two runs to write one store."""
+        config = asdict(self.config)
+        return {
+            "model": self.model,
+            "weights": self.weights_id,
+            "patch_size": self.config.patch_size,
+            "window_px": self.layout.window_px,
+            "halo_px": self.layout.halo_px,
+            "block_px": self.layout.block_px,
+            "batch_size": self.batch_size,
+            **{name: config[name] for name in ("output", "query_px", "codec", "period")},
+            "crs": self.input_grid.crs,
+            "transform": [float(v) for v in tuple(self.input_grid.transform)[:6]],
+            "shape_yx": list(self.input_grid.shape_yx),
+            "sensors": list(self.sensors),
+            "dates": list(self.dates),
+            "sources": list(self.sources),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the identity."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def describe(self, seconds_per_window: float | None = None) -> str:
+        """The plan as a person reads it; with a time where one window has been timed."""
+        rows, cols = self.input_grid.shape_yx
+        km2 = rows * cols * self.input_grid.resolution**2 / 1e6
+        cell_rows, cell_cols = self.cell_grid.shape_yx
+        dates = f"{self.dates[0]} to {self.dates[-1]}" if len(self.dates) > 1 else self.dates[0]
+        lines = [
+            f"input    {cols} x {rows} px at {self.input_grid.resolution:g} m, {km2:,.1f} km2, "
+            f"{self.input_grid.crs}",
+            f"         {', '.join(self.sensors)}; {len(self.dates)} date(s): {dates}",
+            f"model    {self.model}, patch size {self.config.patch_size}, {self.dims} dimensions, "
+            f"weights {self.weights_id[:19]}",
+            f"windows  {self.n_windows:,} of {self.layout.window_px} px with a halo of "
+            f"{self.layout.halo_px} px, {self.tokens_per_window:,} tokens each, "
+            f"in {len(self.layout.blocks()) * len(self.steps)} block(s) of "
+            f"{self.layout.block_px} px",
+            f"output   {cell_cols} x {cell_rows} cells of "
+            f"{self.cell_grid.resolution:g} m x {self.dims} x {len(self.steps)} year(s), "
+            f"{self.config.codec}, up to {format_bytes(self.n_output_bytes)}",
+        ]
+        if seconds_per_window is not None:
+            seconds = seconds_per_window * self.n_windows
+            lines.append(f"time     about {format_duration(seconds)} on this machine")
+        return "\n".join(lines)
+
+
+def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> EmbedPlan:
+    """Resolve a run; InputError for a stack without dates or with more than a year as one."""
+    from bocage.imagery import stack_grid
+
+    grid = stack_grid(stack)
+    layout = lay_out(
+        grid.shape_yx,
+        patch_size=config.patch_size,
+        window_px=config.resolved_window_px,
+        halo_px=config.resolved_halo_px,
+        block_px=config.block_px,
+    )
+    padded = Grid(crs=grid.crs, transform=grid.transform, shape_yx=layout.shape_yx)
+    sensors = tuple(str(name) for name in stack.data_vars)
+    times = stack["time"].values.astype("datetime64[D]")
+    steps = _steps(times, config)
+    resolved = EmbedPlan(
+        config=config,
+        layout=layout,
+        input_grid=grid,
+        cell_grid=padded.coarsen(config.cell_px),
+        sensors=sensors,
+        steps=steps,
+        dates=tuple(str(t) for t in times),
+        sources=tuple(str(s) for s in stack.attrs.get("bocage_sources", ())),
+        model=model.name,
+        weights_id=model.weights_id,
+        dims=model.dims(config.output),
+        batch_size=1,
+    )
+    batch = config.batch_size or max(1, min(64, TOKENS_PER_BATCH // resolved.tokens_per_window))
+    from dataclasses import replace
+
+    return replace(resolved, batch_size=batch)
+
+
+def _steps(
+    times: NDArray[np.datetime64], config: EmbedConfig
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    if len(times) == 0:
+        raise InputError(
+            got="a stack without dates",
+            expected="at least one date",
+            fix="check the dates you selected",
+        )
+    years = times.astype("datetime64[Y]").astype(int) + 1970
+    if config.period == "year":
+        return tuple(
+            (int(year), tuple(int(i) for i in np.flatnonzero(years == year)))
+            for year in np.unique(years)
+        )
+    span_days = int((times.max() - times.min()) / np.timedelta64(1, "D"))
+    if span_days > MAX_SPAN_DAYS:
+        raise InputError(
+            got=f"dates from {times.min()} to {times.max()} ({span_days} days) as one embedding",
+            expected="at most about a year, as the models were trained",
+            fix="use --period year for one embedding per calendar year, or select dates",
+        )
+    middle = times.min() + np.timedelta64(span_days // 2, "D")
+    year = int(middle.astype("datetime64[Y]").astype(int)) + 1970
+    return ((year, tuple(range(len(times)))),)

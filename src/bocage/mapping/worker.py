@@ -1,0 +1,152 @@
+"""One block: strips of the stack in, vectors of its cells out.
+
+A block is read in strips of whole rows of windows, so that memory is bounded by the strip however
+many dates and sensors there are. Windows are batched with others that miss the same things: windows
+where nothing is missing go through the model without any mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bocage.geo import Block, Window
+from bocage.mapping.plan import EmbedPlan, WindowEncoder
+from bocage.types import FloatArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+T = TypeVar("T", bound=np.generic)
+
+STRIP_BYTES = 64_000_000
+"""Imagery held per strip, as float32; the strip ahead and the one in work are in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Rows of windows of a block, and the imagery under them."""
+
+    block: Block
+    year: int
+    windows: tuple[Window, ...]
+    row_px: int
+    """Row of the imagery's upper edge on the stack's grid."""
+
+    col_px: int
+    values: dict[str, FloatArray]
+    """{sensor: [T, C, rows, cols]}, NaN where missing or outside the scene."""
+
+    timestamps: NDArray[np.int64]
+    """[T, 3]: day, month from 0, year."""
+
+    last: bool
+    """Whether the block is complete after this strip."""
+
+
+def read_strips(stack: xr.Dataset, plan: EmbedPlan, block: Block, year: int) -> Iterator[Strip]:
+    """Read a block, strip by strip."""
+    from bocage.imagery import read_window, timestamps
+
+    step_indices = list(dict(plan.steps)[year])
+    dated = stack.isel(time=step_indices)
+    side = plan.layout.window_px
+    groups = _group_rows(plan, block, len(step_indices), _n_bands(stack))
+    for number, windows in enumerate(groups):
+        rows = slice(windows[0].row_px, max(w.row_px for w in windows) + side)
+        cols = slice(min(w.col_px for w in windows), max(w.col_px for w in windows) + side)
+        read = read_window(dated, rows, cols)
+        yield Strip(
+            block=block,
+            year=year,
+            windows=windows,
+            row_px=rows.start,
+            col_px=cols.start,
+            values=read.values,
+            timestamps=timestamps(read.dates),
+            last=number == len(groups) - 1,
+        )
+
+
+def encode_strip(
+    strip: Strip, plan: EmbedPlan, encoder: WindowEncoder, out: FloatArray
+) -> Iterator[int]:
+    """Fill the cells of a strip's windows in the block's array; yields windows as they finish.
+
+    `out` is [D, rows, cols] in cells, prefilled with NaN; windows without any data leave it so.
+    """
+    side = plan.layout.window_px
+    groups = _group_by_missing(strip, side)
+    yield len(strip.windows) - sum(len(group) for group in groups)
+    for group in groups:
+        for start in range(0, len(group), plan.batch_size):
+            windows = group[start : start + plan.batch_size]
+            batch = {
+                sensor: np.stack([_cut(values, strip, w, side) for w in windows])
+                for sensor, values in strip.values.items()
+            }
+            stamps = np.repeat(strip.timestamps[None], len(windows), axis=0)
+            vectors = encoder(batch, stamps)
+            for window, x in zip(windows, vectors, strict=True):
+                _keep(window, strip.block, plan.config.cell_px, x, out)
+            yield len(windows)
+
+
+def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
+    """Windows that miss the same bands and dates together; windows without data left out.
+
+    A model can drop what a whole batch misses, and needs no mask where nothing is missing.
+    """
+    missing = {name: np.isnan(values) for name, values in strip.values.items()}
+    if not any(m.any() for m in missing.values()):
+        return [list(strip.windows)]
+    groups: dict[bytes, list[Window]] = {}
+    for window in strip.windows:
+        shares = [_cut(m, strip, window, side).mean(axis=(2, 3)) for m in missing.values()]
+        share = np.concatenate([s.ravel() for s in shares])
+        if (share == 1).all():
+            continue
+        partly = ((share > 0) & (share < 1)).any()
+        key = (share == 1).tobytes() + (b"p" if partly else b"")
+        groups.setdefault(key, []).append(window)
+    return list(groups.values())
+
+
+def _n_bands(stack: xr.Dataset) -> int:
+    return sum(int(array.shape[1]) for array in stack.data_vars.values())
+
+
+def _group_rows(
+    plan: EmbedPlan, block: Block, n_steps: int, n_bands: int
+) -> list[tuple[Window, ...]]:
+    windows = list(plan.layout.windows(block))
+    rows: dict[int, list[Window]] = {}
+    for window in windows:
+        rows.setdefault(window.keep_row_px, []).append(window)
+    width_px = block.shape_yx[1] + 2 * plan.layout.window_px
+    bytes_per_row = 4 * n_steps * n_bands * width_px * plan.layout.core_px
+    per_strip = max(1, STRIP_BYTES // bytes_per_row)
+    keys = sorted(rows)
+    return [
+        tuple(w for key in keys[i : i + per_strip] for w in rows[key])
+        for i in range(0, len(keys), per_strip)
+    ]
+
+
+def _cut(values: NDArray[T], strip: Strip, window: Window, side: int) -> NDArray[T]:
+    row, col = window.row_px - strip.row_px, window.col_px - strip.col_px
+    return values[:, :, row : row + side, col : col + side]
+
+
+def _keep(window: Window, block: Block, cell_px: int, x: FloatArray, out: FloatArray) -> None:
+    rows, cols = (n // cell_px for n in window.keep_shape_yx)
+    inner_row = (window.keep_row_px - window.row_px) // cell_px
+    inner_col = (window.keep_col_px - window.col_px) // cell_px
+    row = (window.keep_row_px - block.row_px) // cell_px
+    col = (window.keep_col_px - block.col_px) // cell_px
+    kept = x[inner_row : inner_row + rows, inner_col : inner_col + cols]
+    out[:, row : row + rows, col : col + cols] = kept.transpose(2, 0, 1)
