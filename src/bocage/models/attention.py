@@ -1,0 +1,154 @@
+"""Attention and the transformer block; names of parameters are those of the official checkpoints.
+
+Axes: B batch, N tokens (queries), L tokens that are read, M heads, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bocage.models.config import PositionConfig
+from bocage.models.rope import (
+    axial_frequencies,
+    initial_mixed_frequencies,
+    rope_angles,
+    rotate,
+)
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the tokens themselves, or over a context of other tokens."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        positions: PositionConfig,
+        *,
+        attention_width: int | None = None,
+        context_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        inner = attention_width or width
+        self.heads = heads
+        self.positions = positions
+        self.q = nn.Linear(width, inner)
+        self.k = nn.Linear(context_width or width, inner)
+        self.v = nn.Linear(context_width or width, inner)
+        self.proj = nn.Linear(inner, width)
+        self.head_width = inner // heads
+        if positions.learned:
+            self.rope_mixed_freqs = nn.Parameter(
+                initial_mixed_frequencies(positions, heads, self.head_width)
+            )
+
+    def frequencies(self) -> Tensor:
+        """Rotation frequencies [X, M or 1, head_width / 2]."""
+        if self.positions.learned:
+            return self.rope_mixed_freqs
+        fixed = axial_frequencies(self.positions, self.head_width)
+        return fixed.to(self.q.weight.device)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor | None,
+        *,
+        context: Tensor | None = None,
+        context_positions: Tensor | None = None,
+        context_valid: Tensor | None = None,
+    ) -> Tensor:
+        """Attended [B, N, D] of x [B, N, D] at positions [B, N, X].
+
+        A context [B, L, D] is read in place of x, where valid [B, L] (None: everywhere).
+        """
+        read = x if context is None else context
+        q, k, v = (
+            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, M, N or L, D/M]
+            for layer, tokens in ((self.q, x), (self.k, read), (self.v, read))
+        )
+        if positions is not None:
+            frequencies = self.frequencies()
+            q_angles = rope_angles(positions, frequencies)
+            k_angles = (
+                q_angles
+                if context_positions is None
+                else rope_angles(context_positions, frequencies)
+            )
+            q, k = rotate(q, q_angles), rotate(k, k_angles)
+        mask = None if context_valid is None else context_valid[:, None, None, :]
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        projected: Tensor = self.proj(out.transpose(1, 2).flatten(-2))
+        return projected
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., D] to [..., D]."""
+        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; with a context it is cross-attention and nothing else."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        positions: PositionConfig,
+        *,
+        drop_path: float = 0.0,
+        attention_width: int | None = None,
+        context_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(
+            width,
+            heads,
+            positions,
+            attention_width=attention_width,
+            context_width=context_width,
+        )
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor | None,
+        *,
+        context: Tensor | None = None,
+        context_positions: Tensor | None = None,
+        context_valid: Tensor | None = None,
+    ) -> Tensor:
+        """See Attention.forward; the context is read as it is, without this block's norm."""
+        attended = self.attn(
+            self.norm1(x),
+            positions,
+            context=context,
+            context_positions=context_positions,
+            context_valid=context_valid,
+        )
+        x = x + self._drop(attended)
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Stochastic depth: skip the branch for a random share of samples in training."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        kept = torch.empty(len(branch), 1, 1, device=branch.device).bernoulli_(keep) / keep
+        return branch * kept.to(branch.dtype)

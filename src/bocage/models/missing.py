@@ -1,0 +1,149 @@
+"""From product units with NaN for missing to normalized values and a mask of visible tokens.
+
+Three cases, told apart per sample, sensor and timestep:
+
+* a band that is NaN everywhere while others are not is *missing*: v1 copies the present band of
+  nearest wavelength before normalizing, later releases put 0 after normalizing, as in training;
+* a token is *visible* if at least half of its patch's pixels have every band that is not missing,
+  and if at least one of its bands is not missing;
+* any other NaN gets the mean of the valid pixels of its band, so that it does not poison the
+  resize of its neighbors.
+
+No rule looks at another sample of the batch.
+
+Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from bocage.errors import BocageWarning, InputError
+from bocage.models.config import BandSets
+from bocage.sensors import SENSORS, Sensor
+
+MIN_VALID_SHARE = 0.5
+"""Share of valid pixels from which a patch is visible."""
+
+MAX_FILLED_SHARE = 0.2
+"""Share of bands that may be missing before a warning, as in the official helper."""
+
+
+def prepare(
+    name: str,
+    x: Tensor,
+    *,
+    band_sets: BandSets,
+    patch_size: int,
+    copy_missing_bands: bool,
+    normalize: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Normalized values [B, H, W, T, C] and visible tokens [B, h, w, T, S] of one sensor.
+
+    ``x`` [B, H, W, T, C] is fp32 in product units. Visible is None if nothing is missing.
+    Raises InputError on infinite values.
+    """
+    sensor = SENSORS[name]
+    valid = torch.isfinite(x)
+    if bool(valid.all()):
+        return (_normalize(sensor, x) if normalize else x), None
+    if bool(torch.isinf(x).any()):
+        raise InputError(
+            got=f"infinite values in {name}",
+            expected="finite values, NaN where there is no data",
+            fix="replace infinities by NaN",
+        )
+    has_band = valid.any(dim=(1, 2))  # [B, T, C]
+    source = _source_bands(sensor, has_band, copy=copy_missing_bands)
+    _warn_filled(sensor, has_band, source)
+    mean = torch.where(valid, x, 0).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
+    x = torch.where(valid, x, mean[:, None, None])
+    x, valid = _take_bands(x, source), _take_bands(valid, source)
+    x = _normalize(sensor, x) if normalize else x
+    filled = source >= 0  # [B, T, C]
+    x = torch.where(filled[:, None, None], x, 0)
+    return x, _visible(valid, filled, band_sets, patch_size)
+
+
+def _normalize(sensor: Sensor, x: Tensor) -> Tensor:
+    """Map mean +- 2 std to 0..1, never clipped."""
+    low = torch.tensor([b.mean - 2 * b.std for b in sensor.bands], dtype=torch.float64)
+    width = torch.tensor([4 * b.std for b in sensor.bands], dtype=torch.float64)
+    return (x - low.to(x)) / width.to(x)
+
+
+def _source_bands(sensor: Sensor, has_band: Tensor, *, copy: bool) -> Tensor:
+    """Index of the band that fills each band [B, T, C]: itself, its nearest, or -1 for none."""
+    own = torch.arange(len(sensor.bands), device=has_band.device)
+    source = torch.where(has_band, own, -1)
+    if not copy:
+        return source
+    for target, order in enumerate(nearest_bands(sensor)):
+        for candidate in reversed(order):  # the last one written is the nearest
+            take = ~has_band[..., target] & has_band[..., candidate]
+            source[..., target] = torch.where(take, candidate, source[..., target])
+    return source
+
+
+def nearest_bands(sensor: Sensor) -> list[list[int]]:
+    """For each band, the others that may replace it, nearest wavelength first.
+
+    Ties go to the shorter wavelength; thermal bands and the others never replace each other;
+    radar has no wavelengths and nothing to copy.
+    """
+    result: list[list[int]] = []
+    for band in sensor.bands:
+        candidates = []
+        for index, other in enumerate(sensor.bands):
+            if other is band or other.thermal != band.thermal:
+                continue
+            if band.wavelength_nm is not None and other.wavelength_nm is not None:
+                distance = abs(other.wavelength_nm - band.wavelength_nm)
+                candidates.append((distance, other.wavelength_nm, index))
+        result.append([index for _, _, index in sorted(candidates)])
+    return result
+
+
+def _take_bands(x: Tensor, source: Tensor) -> Tensor:
+    """Bands of x [B, H, W, T, C] by index [B, T, C]; index -1 keeps the band itself."""
+    own = torch.arange(x.shape[-1], device=x.device)
+    index = torch.where(source >= 0, source, own)
+    return x.gather(-1, index[:, None, None].expand_as(x))
+
+
+def _visible(valid: Tensor, filled: Tensor, band_sets: BandSets, patch_size: int) -> Tensor:
+    """Visible tokens [B, h, w, T, S]; unfilled bands neither show nor hide a token."""
+    columns = []
+    for bands in band_sets:
+        index = list(bands)
+        usable = (valid[..., index] | ~filled[:, None, None, :, index]).all(dim=-1)
+        usable &= filled[..., index].any(dim=-1)[:, None, None]  # [B, H, W, T]
+        n, rows, cols, times = usable.shape
+        patches = usable.reshape(
+            n, rows // patch_size, patch_size, cols // patch_size, patch_size, times
+        )
+        columns.append(patches.float().mean(dim=(2, 4)) >= MIN_VALID_SHARE)
+    return torch.stack(columns, dim=-1)
+
+
+def _warn_filled(sensor: Sensor, has_band: Tensor, source: Tensor) -> None:
+    """Say so once per call if many bands of a present timestep are copies or zeros."""
+    present = has_band.any(dim=-1)
+    n_missing = torch.where(present, (~has_band).sum(dim=-1), 0)
+    worst = int(n_missing.max())
+    n_bands = len(sensor.bands)
+    if worst <= MAX_FILLED_SHARE * n_bands:
+        return
+    names = [
+        sensor.band_names[i] for i in range(n_bands) if bool((present & ~has_band[..., i]).any())
+    ]
+    how = "copied from the nearest band" if bool((source >= 0)[present].all()) else "set to 0"
+    warnings.warn(
+        f"{worst} of {n_bands} {sensor.name} bands are missing ({', '.join(names)}) and are {how}; "
+        "embeddings are less accurate than with all bands",
+        BocageWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,369 @@
+"""The public model: imagery in product units in, embeddings out.
+
+Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets, D width.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bocage.errors import BocageWarning, ConfigError, InputError
+from bocage.models.checkpoint import LoadReport
+from bocage.models.config import ModelConfig
+from bocage.models.encoder import Encoder
+from bocage.models.missing import prepare
+from bocage.models.timestamps import check_timestamps
+from bocage.sensors import SENSORS, sensor
+from bocage.units import check_units as check_product_units
+
+PRECISIONS = ("fp32", "bf16")
+OUTPUTS = ("auto", "pooled", "student", "locations")
+
+WindowEncoder = Callable[[dict[str, NDArray[np.float32]], NDArray[np.int64]], NDArray[np.float32]]
+"""(values {sensor: [B, T, C, H, W]}, timestamps [B, T, 3]) to an embedding grid [B, h, w, D]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Tokens of a batch, and the grids that are made of them."""
+
+    tokens: dict[str, Tensor]
+    """Per sensor [B, h, w, T, S, D]; zeros where hidden."""
+
+    visible: dict[str, Tensor]
+    """Per sensor [B, h, w, T, S]: True where a token had data."""
+
+    locations: Tensor | None = None
+    """Location tokens of v1.3 [B, r_h, r_w, D]."""
+
+    student: Tensor | None = None
+    """Small embedding of v1.3 [B, r_h, r_w, 128]; the first 64 are an embedding too."""
+
+    def pooled(self) -> Tensor:
+        """Mean over timesteps and band sets per sensor, then over sensors, [B, h, w, D].
+
+        Only visible tokens count; NaN where a cell saw nothing.
+        """
+        means, weights = [], []
+        for name, x in self.tokens.items():
+            keep = self.visible[name][..., None]
+            count = keep.sum(dim=(3, 4))  # [B, h, w, 1]
+            means.append(x.float().mul(keep).sum(dim=(3, 4)) / count.clamp(min=1))
+            weights.append(count > 0)
+        weight = torch.stack(weights).float()
+        return (torch.stack(means) * weight).sum(dim=0) / weight.sum(dim=0)
+
+    def grid(self, output: str = "auto") -> Tensor:
+        """The embedding map [B, r_h, r_w, D]: "pooled", "student", "locations", or "auto".
+
+        "auto" is the student where the model has one, otherwise pooled. NaN where a patch saw
+        nothing, also for location tokens, which would only repeat their surroundings there.
+        """
+        if output == "auto":
+            output = "pooled" if self.student is None else "student"
+        if output == "pooled":
+            return self.pooled()
+        x = {"student": self.student, "locations": self.locations}.get(output)
+        if x is None:
+            raise _unknown_output(output)
+        seen = torch.stack([v.any(dim=(3, 4)) for v in self.visible.values()]).any(dim=0)
+        per_patch = x.shape[1] // seen.shape[1]
+        seen = seen.repeat_interleave(per_patch, 1).repeat_interleave(per_patch, 2)
+        return torch.where(seen[..., None], x, torch.nan)
+
+
+class Model:
+    """An OlmoEarth encoder with its rules for units, dates and missing data."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        name: str,
+        weights_id: str,
+        load_report: LoadReport | None = None,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                got=f"precision={precision!r}",
+                expected=f"one of {', '.join(PRECISIONS)}",
+                fix='pass precision="fp32"',
+            )
+        self.device = _device(device)
+        self.encoder = encoder.to(self.device).eval()
+        self.name = name
+        self.weights_id = weights_id
+        self.load_report = load_report
+        self.precision = precision
+        self._warned_long = False
+
+    @property
+    def config(self) -> ModelConfig:
+        """The network."""
+        return self.encoder.config
+
+    @property
+    def release(self) -> str:
+        """Release whose rules apply: v1, v1.1, v1.2 or v1.3."""
+        return self.config.release
+
+    @property
+    def sensors(self) -> tuple[str, ...]:
+        """Sensors the model reads."""
+        return self.config.inputs
+
+    @property
+    def max_timesteps(self) -> int:
+        """Longest series seen in training; longer ones run with a warning."""
+        return self.config.max_timesteps
+
+    def output_name(self, output: str = "auto") -> str:
+        """What "auto" means for this model; raises ConfigError for outputs it does not have."""
+        pooler = self.config.pooler
+        known = {"pooled": True, "locations": pooler is not None}
+        known["student"] = pooler is not None and bool(pooler.student_dims)
+        if output == "auto":
+            return "student" if known["student"] else "pooled"
+        if not known.get(output, False):
+            raise _unknown_output(output, [name for name, there in known.items() if there])
+        return output
+
+    def dims(self, output: str = "auto") -> int:
+        """Width of an embedding grid."""
+        output, pooler = self.output_name(output), self.config.pooler
+        if output == "pooled" or pooler is None:
+            return self.config.width
+        return pooler.width if output == "locations" else max(pooler.student_dims)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        inputs: Mapping[str, Any],
+        timestamps: Any,
+        *,
+        patch_size: int = 4,
+        normalize: bool = True,
+        check_units: bool = True,
+        location_query_patch_size: int | None = None,
+    ) -> Encoded:
+        """Embed a batch of crops.
+
+        ``inputs`` {sensor: [B, H, W, T, C]} in product units, numpy or torch, NaN where there is
+        no data; ``timestamps`` [B, T, 3] day 1-31, month 0-11, year. ``normalize=False`` takes
+        values that are normalized already. A sensor, timestep, band or pixel may be missing for
+        any sample; the result is that of the sample alone. Raises InputError on shapes, dates and
+        units that do not fit.
+        """
+        if not inputs:
+            raise InputError(
+                got="no inputs",
+                expected=f"at least one of {', '.join(self.sensors)}",
+                fix="pass {sensor: array [B, H, W, T, C]}",
+            )
+        arrays = {name: self._array(name, x) for name, x in inputs.items()}
+        stamps = check_timestamps(timestamps)
+        self._check_shapes(arrays, stamps, patch_size)
+        self._check_query_size(patch_size, location_query_patch_size)
+        if check_units and normalize:
+            for name, x in arrays.items():
+                check_product_units(name, x.detach().cpu().numpy(), where="encode")
+
+        values: dict[str, Tensor] = {}
+        visible: dict[str, Tensor] = {}
+        for name, x in arrays.items():
+            values[name], seen = prepare(
+                name,
+                x.to(self.device, torch.float32),
+                band_sets=self.config.band_sets[name],
+                patch_size=patch_size,
+                copy_missing_bands=self.config.copies_missing_bands,
+                normalize=normalize,
+            )
+            if seen is not None:
+                visible[name] = seen
+        if visible:
+            visible = {
+                name: visible.get(name, self._all(x, name, patch_size))
+                for name, x in values.items()
+            }
+        with self._autocast():
+            output = self.encoder(
+                values,
+                stamps.to(self.device),
+                patch_size,
+                visible=visible or None,
+                location_query_patch_size=location_query_patch_size,
+            )
+        locations = output.locations
+        return Encoded(
+            tokens=output.tokens,
+            visible=output.visible,
+            locations=None if locations is None else locations.tokens,
+            student=None if locations is None else locations.student,
+        )
+
+    def window_encoder(
+        self,
+        *,
+        patch_size: int = 4,
+        output: str = "auto",
+        check_units: bool = True,
+        location_query_patch_size: int | None = None,
+    ) -> WindowEncoder:
+        """A function of plain arrays for mapping: windows in, embedding grids out.
+
+        Takes ({sensor: float32 [B, T, C, H, W]}, timestamps [B, T, 3]) and returns float32
+        [B, h, w, D] with NaN where a cell saw nothing.
+        """
+        output = self.output_name(output)
+
+        def encode_windows(
+            values: dict[str, NDArray[np.float32]], timestamps: NDArray[np.int64]
+        ) -> NDArray[np.float32]:
+            encoded = self.encode(
+                {name: np.moveaxis(x, (3, 4), (1, 2)) for name, x in values.items()},
+                timestamps,
+                patch_size=patch_size,
+                check_units=check_units,
+                location_query_patch_size=location_query_patch_size,
+            )
+            grid: NDArray[np.float32] = encoded.grid(output).float().cpu().numpy()
+            return grid
+
+        return encode_windows
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _all(self, x: Tensor, name: str, patch_size: int) -> Tensor:
+        n, rows, cols, times, _ = x.shape
+        sets = len(self.config.band_sets[name])
+        shape = (n, rows // patch_size, cols // patch_size, times, sets)
+        return torch.ones(shape, dtype=torch.bool, device=self.device)
+
+    def _array(self, name: str, data: Any) -> Tensor:
+        """The input as a tensor [B, H, W, T, C]."""
+        sensor(name)
+        if name not in self.sensors:
+            raise InputError(
+                got=f"sensor {name}",
+                expected=f"one of {', '.join(self.sensors)}, which {self.name} reads",
+                fix=f"leave {name} out",
+            )
+        if isinstance(data, Tensor):
+            tensor = data
+        else:
+            x = np.asarray(data)
+            if x.dtype.kind not in "fiu":
+                raise InputError(
+                    got=f"{name} of type {x.dtype}",
+                    expected="numbers",
+                    fix="pass a float32 array with NaN where there is no data",
+                )
+            # torch takes neither flipped nor read-only arrays without trouble.
+            plain = x.flags.writeable and min(x.strides, default=0) >= 0
+            tensor = torch.from_numpy(x.astype(np.float32, copy=not plain))
+        n_bands = len(SENSORS[name].bands)
+        if tensor.ndim != 5 or tensor.shape[-1] != n_bands or 0 in tensor.shape:
+            raise InputError(
+                got=f"{name} of shape {list(tensor.shape)}",
+                expected=f"[batch, height, width, time, {n_bands}], bands "
+                f"{' '.join(SENSORS[name].band_names)}",
+                fix="put the band axis last, with NaN for bands you do not have",
+            )
+        return tensor
+
+    def _check_shapes(self, arrays: dict[str, Tensor], stamps: Tensor, patch_size: int) -> None:
+        base = self.config.base_patch_size
+        if not isinstance(patch_size, int | np.integer) or not 1 <= patch_size <= base:
+            raise InputError(
+                got=f"patch_size={patch_size!r}",
+                expected=f"a whole number of pixels from 1 to {base}",
+                fix="pass patch_size=4, or 1 to 2 for finer maps at higher cost",
+            )
+        shapes = {name: tuple(x.shape[:4]) for name, x in arrays.items()}
+        if len(set(shapes.values())) > 1:
+            raise InputError(
+                got=f"sensors of different [batch, height, width, time]: {shapes}",
+                expected="one grid and one list of dates for all sensors",
+                fix="put all on one 10 m grid and fill the dates a sensor lacks with NaN",
+            )
+        n_batch, rows, cols, times = next(iter(shapes.values()))
+        if stamps.shape[:2] != (n_batch, times):
+            raise InputError(
+                got=f"timestamps of shape {list(stamps.shape)} for {n_batch} samples of {times} "
+                "timesteps",
+                expected=f"shape [{n_batch}, {times}, 3]",
+                fix="pass one (day, month, year) per sample and timestep",
+            )
+        if rows % patch_size or cols % patch_size:
+            raise InputError(
+                got=f"crops of {rows} x {cols} pixels with patch_size={patch_size}",
+                expected="sides that are multiples of the patch size",
+                fix="pad with NaN or crop to a multiple",
+            )
+        if self.config.square_only and rows != cols:
+            raise InputError(
+                got=f"crops of {rows} x {cols} pixels for {self.name}",
+                expected=f"squares: the position table of {self.release} is square",
+                fix="pad with NaN to a square, or use a v1.2 or v1.3 model",
+            )
+        if times > self.max_timesteps and not self._warned_long:
+            self._warned_long = True
+            warnings.warn(
+                f"{times} timesteps given, {self.name} was trained on at most "
+                f"{self.max_timesteps}; longer series are untested, composite them by month",
+                BocageWarning,
+                stacklevel=4,
+            )
+
+    def _check_query_size(self, patch_size: int, query_size: int | None) -> None:
+        if query_size is None:
+            return
+        if self.config.pooler is None:
+            raise ConfigError(
+                got=f"location_query_patch_size={query_size} for {self.name}",
+                expected="a model with location tokens (v1.3)",
+                fix="leave location_query_patch_size out",
+            )
+        if query_size < 1 or patch_size % query_size:
+            raise ConfigError(
+                got=f"location_query_patch_size={query_size} with patch_size={patch_size}",
+                expected="a divisor of the patch size",
+                fix=f"pass one of {[n for n in range(1, patch_size + 1) if patch_size % n == 0]}",
+            )
+
+
+def _unknown_output(output: str, known: list[str] | None = None) -> ConfigError:
+    choices = known or [name for name in OUTPUTS if name != output]
+    return ConfigError(
+        got=f"output={output!r}",
+        expected=f"one of {', '.join(choices)}",
+        fix='pass output="auto", or a v1.3 model for student and locations',
+    )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            got=f"device={str(device)!r} ({str(error).splitlines()[0]})",
+            expected='a device that torch can use here, like "cpu" or "cuda"',
+            fix='pass device="cpu", or install torch for your accelerator',
+        ) from error
+    return found

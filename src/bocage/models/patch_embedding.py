@@ -1,0 +1,122 @@
+"""Pixels to tokens: resize so that a patch has 8 x 8 pixels, then project it.
+
+The resize is the antialiased bicubic filter the models were trained with. It is linear and
+separable, so it is two small matrices here: any patch size, any dtype, any device.
+
+Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets, D width.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bocage.models.config import ModelConfig
+
+
+class PatchEmbeddings(nn.Module):
+    """One embedder per modality and band set."""
+
+    def __init__(self, config: ModelConfig, modalities: tuple[str, ...]) -> None:
+        super().__init__()
+        self.band_sets = {m: config.band_sets[m] for m in modalities}
+        self.per_modality_embeddings = nn.ModuleDict(
+            {
+                m: nn.ModuleDict(
+                    {
+                        f"{m}__{i}": PatchEmbedding(
+                            len(bands), config.width, config.base_patch_size, config.pixel_hidden
+                        )
+                        for i, bands in enumerate(sets)
+                    }
+                )
+                for m, sets in self.band_sets.items()
+            }
+        )
+
+    def forward(self, modality: str, values: Tensor, patch_size: int) -> Tensor:
+        """Tokens [B, h, w, T, S, D] of normalized values [B, H, W, T, C]."""
+        n_batch, _, _, n_times, _ = values.shape
+        images = values.permute(0, 3, 4, 1, 2).flatten(0, 1)  # [B T, C, H, W]
+        embedders = self.per_modality_embeddings[modality].children()
+        tokens = torch.stack(
+            [
+                embed(images[:, list(bands)], patch_size)
+                for embed, bands in zip(embedders, self.band_sets[modality], strict=True)
+            ],
+            dim=-2,
+        )  # [B T, h, w, S, D]
+        return tokens.reshape(n_batch, n_times, *tokens.shape[1:]).permute(0, 2, 3, 1, 4, 5)
+
+
+class PatchEmbedding(nn.Module):
+    """Projection of one band set: a convolution (v1) or a small pixel network (from v1.1)."""
+
+    def __init__(
+        self, n_bands: int, width: int, base_patch_size: int, pixel_hidden: tuple[int, ...] | None
+    ) -> None:
+        super().__init__()
+        self.base = base_patch_size
+        self.proj: nn.Module
+        if pixel_hidden is None:
+            self.proj = nn.Conv2d(n_bands, width, base_patch_size, stride=base_patch_size)
+            return
+        layers: list[nn.Module] = []
+        for hidden in pixel_hidden:
+            layers += [nn.Linear(n_bands, hidden), nn.ReLU()]
+            n_bands = hidden
+        self.pixel_proj = nn.Sequential(*layers)
+        self.proj = nn.Linear(base_patch_size**2 * n_bands, width)
+
+    def forward(self, images: Tensor, patch_size: int) -> Tensor:
+        """Tokens [B T, h, w, D] of images [B T, C, H, W]."""
+        x = resize(images, self.base, patch_size)
+        if isinstance(self.proj, nn.Conv2d):
+            projected: Tensor = self.proj(x)
+            return projected.permute(0, 2, 3, 1)
+        x = self.pixel_proj(x.permute(0, 2, 3, 1))  # [B T, 8h, 8w, hidden]
+        n, rows, cols, _ = x.shape
+        x = x.reshape(n, rows // self.base, self.base, cols // self.base, self.base, -1)
+        tokens: Tensor = self.proj(x.transpose(2, 3).flatten(3))  # row, column, channel fastest
+        return tokens
+
+
+def resize(images: Tensor, base: int, patch_size: int) -> Tensor:
+    """Resize [..., H, W] so that patches of ``patch_size`` pixels become ``base`` pixels wide."""
+    if patch_size == base:
+        return images
+    by_row, by_col = (
+        resize_matrix(n, n // patch_size * base).to(images.device, images.dtype)
+        for n in images.shape[-2:]
+    )
+    return by_row @ images @ by_col.T
+
+
+@lru_cache(maxsize=64)
+def resize_matrix(n_in: int, n_out: int) -> Tensor:
+    """Matrix [n_out, n_in] of the antialiased bicubic resize along one axis (Keys, a = -0.5).
+
+    The same taps as ``torch.nn.functional.interpolate(mode="bicubic", antialias=True)``: weights
+    renormalize at the border instead of repeating pixels.
+    """
+    scale = n_in / n_out
+    stretch = max(scale, 1.0)
+    centers = (np.arange(n_out) + 0.5) * scale
+    pixels = np.arange(n_in)
+    first = np.maximum((centers - 2 * stretch + 0.5).astype(int), 0)
+    stop = np.minimum((centers + 2 * stretch + 0.5).astype(int), n_in)
+    used = (pixels >= first[:, None]) & (pixels < stop[:, None])
+    weights = np.where(used, _keys((pixels + 0.5 - centers[:, None]) / stretch), 0.0)
+    return torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
+
+
+def _keys(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cubic convolution kernel of Keys (1981) with a = -0.5."""
+    d = np.abs(distance)
+    inner = (1.5 * d - 2.5) * d * d + 1
+    outer = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    return np.where(d < 1, inner, np.where(d < 2, outer, 0.0))
