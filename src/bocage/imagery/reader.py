@@ -1,0 +1,160 @@
+"""What every kind of source gives: a Reader of one sensor on the stack's grid.
+
+A Stack is a plain xarray Dataset on dask. Its dask arrays wrap Readers, and ``reader_of`` finds the
+Reader again from the array's name, so that ``read_window`` can read exactly the wanted pixels
+without a task graph. An array that was changed in any way has another name, and is then computed by
+dask like any other: slower, never wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bocage.types import FloatArray
+
+
+class Reader(Protocol):
+    """One sensor of a stack: values in product units, NaN where there is no usable data."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Times, bands, rows, columns."""
+
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """Per time, whether the sensor has anything there; elsewhere all is NaN unread."""
+
+    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
+        """Values [len(times), C, rows, cols]; ranges lie inside the scene; SourceError on failure."""
+
+
+_LAZY: WeakValueDictionary[str, LazyArray] = WeakValueDictionary()
+_LAZY_LOCK = threading.Lock()
+
+
+class LazyArray:
+    """A Reader that dask can slice; registers itself so that reader_of finds it."""
+
+    dtype = np.dtype(np.float32)
+    ndim = 4
+
+    def __init__(self, reader: Reader, name: str) -> None:
+        self.reader = reader
+        self.name = name
+        self.shape = reader.shape
+        with _LAZY_LOCK:
+            _LAZY[name] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LazyArray, (self.reader, self.name)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> FloatArray:
+        times, bands, rows, cols = (
+            range(*k.indices(n)) for k, n in zip(key, self.shape, strict=True)
+        )
+        if not (len(times) and len(rows) and len(cols)):
+            return np.empty((len(times), len(bands), len(rows), len(cols)), np.float32)
+        box = [slice(min(r), max(r) + 1) for r in (rows, cols)]
+        x = self.reader.read(list(times), *box)
+        if (len(bands), bands.step) != (self.shape[1], 1):
+            x = x[:, bands.start : bands.stop : bands.step]
+        if (rows.step, cols.step) != (1, 1):
+            x = x[:, :, :: rows.step, :: cols.step]
+        return x
+
+
+_CHUNK = 512
+"""Pixels per side of a dask chunk: 12 bands of one date are 12.6 MB."""
+
+_MANY_CHUNKS = 20_000
+"""Beyond this a task graph costs seconds before anything is read, so chunks grow."""
+
+
+def lazy_array(reader: Reader, label: str) -> Any:
+    """A dask array [T, C, H, W] over a Reader, one chunk per date and square of pixels."""
+    import dask.array as da
+
+    times, bands, height, width = reader.shape
+    chunk = _CHUNK
+    while times * -(-height // chunk) * -(-width // chunk) > _MANY_CHUNKS and chunk < 4096:
+        chunk *= 2
+    name = f"stack-{label}-{uuid.uuid4().hex}"
+    return da.from_array(
+        LazyArray(reader, name),
+        chunks=(1, bands, chunk, chunk),
+        name=name,
+        asarray=False,
+        inline_array=True,
+        meta=np.empty((0, 0, 0, 0), np.float32),
+    )
+
+
+def reader_of(variable: xr.DataArray) -> Reader:
+    """The Reader behind a stack's variable, or one that computes the variable with dask."""
+    name = getattr(variable.variable._data, "name", None)
+    with _LAZY_LOCK:
+        lazy = _LAZY.get(name) if isinstance(name, str) else None
+    if lazy is not None and lazy.shape == variable.shape:
+        return lazy.reader
+    return ArrayReader(variable)
+
+
+class ArrayReader:
+    """Reads from the values of an xarray variable [T, C, H, W], whatever holds them."""
+
+    def __init__(self, variable: xr.DataArray) -> None:
+        self.variable = variable
+        self.shape = tuple(variable.shape)
+        self.present = (True,) * variable.shape[0]
+
+    shape: tuple[int, int, int, int]
+    present: tuple[bool, ...]
+
+    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
+        """Values [len(times), C, rows, cols]."""
+        time, _, y, x = self.variable.dims
+        part = self.variable.isel({time: list(times), y: rows, x: cols})
+        return np.asarray(part.values, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class SubsetReader:
+    """Some dates and a rectangle of another Reader."""
+
+    parent: Reader
+    times: tuple[int, ...]
+    rows: slice
+    cols: slice
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Times, bands, rows, columns."""
+        return (
+            len(self.times),
+            self.parent.shape[1],
+            self.rows.stop - self.rows.start,
+            self.cols.stop - self.cols.start,
+        )
+
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """As in the parent."""
+        return tuple(self.parent.present[t] for t in self.times)
+
+    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
+        """Values [len(times), C, rows, cols] of the parent, shifted."""
+        return self.parent.read(
+            [self.times[t] for t in times],
+            slice(rows.start + self.rows.start, rows.stop + self.rows.start),
+            slice(cols.start + self.cols.start, cols.stop + self.cols.start),
+        )
