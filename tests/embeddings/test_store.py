@@ -1,4 +1,4 @@
-"""The store on disk: layout of the public archive, deterministic whole shards, survival of crashes."""
+"""The store on disk: the public layout, deterministic whole shards, survival of crashes."""
 
 from __future__ import annotations
 
@@ -348,3 +348,18 @@ def test_a_full_disk_while_creating_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="no space left"):
         create_store(tmp_path / "emb.zarr", make_grid())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_store_keeps_any_crs(tmp_path):
+    import rioxarray  # noqa: F401
+
+    grid = make_grid(
+        crs="EPSG:3035", layout="single", transform=Affine(10, 0, 4e6, 0, -10, 3e6), dims=4
+    )
+    path = create_store(tmp_path / "emb.zarr", grid)
+    x = make_values(grid, 2, 1)
+    write_shard(path, grid, 2025, 2, 1, x)
+    assert shard_path(path, grid, 2025, 2, 1).exists()
+    opened = open_embeddings(path)
+    assert opened.rio.crs.to_epsg() == 3035
+    np.testing.assert_allclose(opened[1, :, 128:, 64:], x, atol=0.02)

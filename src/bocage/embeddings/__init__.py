@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bocage.embeddings.cog import export_cog
     from bocage.embeddings.grid import EmbeddingGrid
     from bocage.embeddings.open import open_embeddings
     from bocage.embeddings.store import create_store, shard_path, write_shard
@@ -17,12 +18,20 @@ if TYPE_CHECKING:
 _HOME = {
     "EmbeddingGrid": "grid",
     "create_store": "store",
+    "export_cog": "cog",
     "open_embeddings": "open",
     "shard_path": "store",
     "write_shard": "store",
 }
 
-__all__ = ["EmbeddingGrid", "create_store", "open_embeddings", "shard_path", "write_shard"]
+__all__ = [
+    "EmbeddingGrid",
+    "create_store",
+    "export_cog",
+    "open_embeddings",
+    "shard_path",
+    "write_shard",
+]
 
 
 def __getattr__(name: str) -> Any:

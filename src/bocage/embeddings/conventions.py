@@ -76,6 +76,8 @@ def matryoshka_dims(model: str, dims: int) -> list[int]:
 
 def geoemb_attributes(grid: EmbeddingGrid) -> dict[str, Any]:
     """geoemb: keys, for the root and for each zone group."""
+    # "single" is not a word of the convention, which knows UTM zones and whole-globe arrays only.
+    layout = {"geoemb:spatial_layout": grid.layout} if grid.layout == "utm_zones" else {}
     attributes: dict[str, Any] = {
         "zarr_conventions": [dict(c) for c in CONVENTIONS],
         "geoemb:type": "pixel",
@@ -84,7 +86,7 @@ def geoemb_attributes(grid: EmbeddingGrid) -> dict[str, Any]:
         "geoemb:source_data": [SOURCE_DATA.get(s, s) for s in grid.sensors] or [UNKNOWN_SOURCE],
         "geoemb:data_type": grid.dtype,
         "geoemb:gsd": grid.ground_resolution_m,
-        "geoemb:spatial_layout": "utm_zones",
+        **layout,
         "geoemb:build_version": f"bocage {__version__}",
     }
     if grid.codec == "signed_power":
@@ -102,8 +104,9 @@ def geoemb_attributes(grid: EmbeddingGrid) -> dict[str, Any]:
 def spatial_attributes(grid: Grid) -> dict[str, Any]:
     """spatial: and proj: keys of a zone group."""
     t = grid.transform
+    named = re.fullmatch(r"[A-Za-z]+:\w+", grid.crs) is not None
     return {
-        "proj:code": grid.crs,
+        "proj:code" if named else "proj:wkt2": grid.crs,
         "spatial:dimensions": ["y", "x"],
         "spatial:transform": [float(v) for v in (t.a, t.b, t.c, t.d, t.e, t.f)],
         "spatial:shape": list(grid.shape_yx),

@@ -13,6 +13,9 @@ from bocage.errors import ConfigError, InputError
 from bocage.geo import Grid
 from bocage.types import ShapeYX
 
+LAYOUTS = ("utm_zones", "single")
+"""One group per UTM zone as in the public archives, or one array in any CRS at the root."""
+
 CODECS = ("signed_power", "float32")
 """How values are stored: int8 with nodata -128, or float32 with NaN."""
 
@@ -46,6 +49,9 @@ class EmbeddingGrid:
     codec: str = "signed_power"
     """One of CODECS."""
 
+    layout: str = "utm_zones"
+    """One of LAYOUTS; "single" keeps any CRS and suits a store that becomes a COG."""
+
     shard_cells: int = PUBLIC_SHARD_CELLS
     """Side of a shard, which is the unit of writing, in cells."""
 
@@ -70,6 +76,12 @@ class EmbeddingGrid:
                 got=f"codec {self.codec!r}",
                 expected=f"one of {', '.join(CODECS)}",
                 fix="use signed_power for int8 or float32 for exact values",
+            )
+        if self.layout not in LAYOUTS:
+            raise ConfigError(
+                got=f"layout {self.layout!r}",
+                expected=f"one of {', '.join(LAYOUTS)}",
+                fix="use utm_zones",
             )
         if self.dims < 1 or self.patch_size < 1 or not self.years:
             raise InputError(

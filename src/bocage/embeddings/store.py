@@ -40,14 +40,20 @@ def zone_name(crs: str) -> str:
     return f"utm{utm_zone(crs)[0]:02d}"
 
 
+def group_name(grid: EmbeddingGrid) -> str:
+    """Path of the group that holds the array: the zone's, or "" for the root."""
+    return zone_name(grid.crs) if grid.layout == "utm_zones" else ""
+
+
 def create_store(path: PathLike, grid: EmbeddingGrid) -> Path:
     """Make an empty store that says everything about itself and holds nodata everywhere.
 
-    The metadata appears in one step. InputError if the CRS is not WGS 84 UTM, StoreError if the
-    path exists (write to it with write_shard) or cannot be written.
+    The metadata appears in one step. InputError if the layout is utm_zones and the CRS is not
+    WGS 84 UTM, StoreError if the path exists (write to it with write_shard) or cannot be
+    written.
     """
     target = Path(path)
-    stored = northern_grid(grid.grid)
+    stored = northern_grid(grid.grid) if grid.layout == "utm_zones" else grid.grid
     with directory_in_place(target) as folder:
         _write_metadata(folder, grid, stored)
     return target
@@ -75,7 +81,7 @@ def write_shard(  # noqa: PLR0917 - year, row, col is the order of the file's ow
 def shard_path(path: PathLike, grid: EmbeddingGrid, year: int, row: int, col: int) -> Path:
     """The file of one shard; it does not exist while the shard is all nodata."""
     key = f"c/{grid.year_index(year)}/0/{row}/{col}"
-    return Path(path) / zone_name(grid.crs) / ARRAY / key
+    return Path(path) / group_name(grid) / ARRAY / key
 
 
 def _write_metadata(folder: Path, grid: EmbeddingGrid, stored: Grid) -> None:
@@ -89,21 +95,22 @@ def _write_metadata(folder: Path, grid: EmbeddingGrid, stored: Grid) -> None:
         shared = geoemb_attributes(grid)
         own = {"bocage": bocage_attributes(grid)}
         root.attrs.update({**shared, **own})
-        group = root.create_group(zone_name(stored.crs))
+        name = group_name(grid)
+        group = root.create_group(name) if name else root
         group.attrs.update({**shared, **spatial_attributes(stored), **own})
         group.create_array(ARRAY, shape=_array_shape(grid), **_array_options(grid))
-        for name, values in (
+        for axis, values in (
             ("time", np.asarray(grid.years, np.int32)),
             ("y", stored.y),
             ("x", stored.x),
         ):
             coordinate = group.create_array(
-                name,
+                axis,
                 shape=values.shape,
                 dtype=values.dtype,
                 chunks=(min(values.size, _COORDINATE_CHUNK),),
                 compressors=[ZstdCodec(level=ZSTD_LEVEL)],
-                dimension_names=(name,),
+                dimension_names=(axis,),
             )
             coordinate[:] = values
         zarr.consolidate_metadata(root.store)
