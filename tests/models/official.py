@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from olmoearth_pretrain_minimal import OlmoEarthPretrain_v1
+from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn import flexi_vit
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.latent_mim import LatentMIM
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.config import Config
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.datatypes import MaskedOlmoEarthSample
@@ -17,6 +18,17 @@ from bocage.models.releases import release_config
 from bocage.sensors import SENSORS
 
 TOLERANCE = 2e-5
+
+
+def _stable_order(available: list[str], supported: list[str]) -> list[str]:
+    return [name for name in supported if name in available]
+
+
+# The package orders modalities by iterating over sets, once to join the tokens and once to split
+# them. Python's hash seed may give the two a different order (seed 122 on Python 3.11: 55 of 67
+# comparisons fail), and then the tokens of one sensor come back under the name of another. A fixed
+# order changes nothing else.
+flexi_vit.get_modalities_to_process = _stable_order
 ALL_SENSORS = tuple(SENSORS)
 
 

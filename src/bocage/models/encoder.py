@@ -18,7 +18,7 @@ from bocage.models.attention import Block
 from bocage.models.config import ModelConfig, PositionConfig
 from bocage.models.encodings import CompositeEncodings
 from bocage.models.packing import plan_packing
-from bocage.models.patch_embedding import PatchEmbedding, PatchEmbeddings
+from bocage.models.patch_embedding import PatchEmbeddings
 from bocage.models.pooler import AttentionPooler, Locations
 from bocage.models.rope import days_since_first, grid_positions
 
@@ -191,11 +191,8 @@ def token_positions(
 
 
 def initialize(module: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero bias; patch embedders keep torch's default."""
-    embedders = {
-        id(m) for e in module.modules() if isinstance(e, PatchEmbedding) for m in e.modules()
-    }
+    """Xavier-uniform linear layers with zero bias; the convolutions of v1 keep torch's default."""
     for layer in module.modules():
-        if isinstance(layer, nn.Linear) and id(layer) not in embedders:
+        if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

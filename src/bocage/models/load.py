@@ -15,6 +15,7 @@ from bocage.models.config_json import read_config
 from bocage.models.encoder import Encoder
 from bocage.models.hub import hub_file
 from bocage.models.model import Model
+from bocage.models.predictor import PretrainingModel
 from bocage.models.releases import RELEASES, find_release
 from bocage.types import PathLike
 
@@ -96,12 +97,31 @@ def read_encoder(config: ModelConfig, path: Path) -> tuple[Encoder, str, LoadRep
     """The encoder with the weights of a file, their sha256, and what was matched."""
     with torch.device("meta"):
         encoder = Encoder(config)  # shapes and names without memory
-    wanted = {f"encoder.{name}": x.shape for name, x in encoder.state_dict().items()}
-    tensors, report = load_tensors(path, wanted)
-    encoder.load_state_dict(
-        {name.removeprefix("encoder."): x for name, x in tensors.items()}, strict=True, assign=True
-    )
+    tensors, report = _fill(encoder, path, prefix="encoder.")
     return encoder, weights_hash(tensors), report
+
+
+def read_pretraining_model(config: ModelConfig, path: Path) -> tuple[PretrainingModel, LoadReport]:
+    """Encoder, predictor and targets with the weights of a file, to go on with pretraining."""
+    with torch.device("meta"):
+        model = PretrainingModel(config)
+    _, report = _fill(model, path, prefix="")
+    return model, report
+
+
+def _fill(
+    module: torch.nn.Module, path: Path, *, prefix: str
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    """Put the tensors of a file in the place of the shapes of a module on the meta device."""
+    trainable = {name: p.requires_grad for name, p in module.named_parameters()}
+    wanted = {prefix + name: x.shape for name, x in module.state_dict().items()}
+    tensors, report = load_tensors(path, wanted)
+    module.load_state_dict(
+        {name.removeprefix(prefix): x for name, x in tensors.items()}, strict=True, assign=True
+    )
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(trainable[name])
+    return tensors, report
 
 
 def weights_in(folder: Path) -> Path:
