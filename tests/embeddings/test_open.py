@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
-import re
-import threading
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import odc.geo.xr  # noqa: F401
@@ -407,56 +407,23 @@ def test_xarray_alone_reads_our_store(map_store):
     np.testing.assert_array_equal(dataset.y, open_embeddings(map_store).y)
 
 
-class RangeServer(http.server.BaseHTTPRequestHandler):
-    """Files with byte ranges, as object stores serve them; no listing."""
-
-    folder = None
-
-    def do_HEAD(self):
-        self.do_GET(body=False)
-
-    def do_GET(self, *, body=True):
-        path = self.folder / self.path.lstrip("/")
-        if not path.is_file():
-            self.send_error(404)
-            return
-        data = path.read_bytes()
-        total = len(data)
-        match = re.match(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if match:
-            first, last = match.groups()
-            start = int(first) if first else total - int(last)
-            stop = min(int(last) + 1, total) if first and last else total
-            data = data[start:stop]
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
-        else:
-            self.send_response(200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def serve():
-    servers = []
+    processes = []
 
     def start(folder):
-        handler = type("Handler", (RangeServer,), {"folder": folder})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+        program = Path(__file__).with_name("range_server.py")
+        process = subprocess.Popen(
+            [sys.executable, program, folder], stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        return f"http://127.0.0.1:{int(process.stdout.readline())}"
 
     yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_store_and_cog_over_http(map_store, map_cog, serve):

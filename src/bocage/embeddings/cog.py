@@ -25,7 +25,7 @@ from bocage.embeddings.atomic import flush_to_disk, naming_failures, scratch_bes
 from bocage.embeddings.codecs import signed_power
 from bocage.embeddings.cog_layout import FORMULA_TAG, PROVENANCE_TAG, QUANTIZATION_TAG, YEAR_TAG
 from bocage.embeddings.conventions import SIGNED_POWER_FORMULA, matryoshka_dims
-from bocage.embeddings.lazy_raster import LazyRaster
+from bocage.embeddings.lazy_raster import LazyRaster, plain_values
 from bocage.embeddings.overviews import masked_means, overview_factors
 from bocage.embeddings.store import ZSTD_LEVEL
 from bocage.errors import ConfigError, InputError, StoreError
@@ -279,9 +279,7 @@ def _scratch_profile(
 def _describe(file: Any, raster: LazyRaster, codec: str) -> None:
     """Band names and GDAL metadata that say what the numbers are."""
     model = str(raster.attrs.get("model", ""))
-    provenance: dict[str, Any] = {
-        k: v for k, v in raster.attrs.items() if isinstance(v, (str, int, float))
-    }
+    provenance = plain_values(raster.attrs)
     provenance["codec"] = codec
     for key in ("long_name", "units", "unit_norm", "shard_cells", "source_crs"):
         provenance.pop(key, None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bocage.embeddings.lazy_raster import LazyRaster, north_up, prefix_length
+from bocage.embeddings.lazy_raster import LazyRaster, north_up, plain_values, prefix_length
 from bocage.embeddings.quantization import Quantization
 from bocage.errors import SourceError, StoreError
 
@@ -26,17 +27,17 @@ PROVENANCE_TAG = "BOCAGE"
 
 def open_cog(uri: str, *, dims: int | None = None) -> LazyRaster:
     """The embeddings of a GeoTIFF as real values with falling y."""
-    import rasterio
+    from rasterio.errors import RasterioIOError
 
     try:
-        with rasterio.open(uri) as source:
+        with open_quietly(uri) as source:
             tags = source.tags()
             names = tuple(d or "" for d in source.descriptions)
             dtypes, nodata = set(source.dtypes), source.nodata
             crs, transform = source.crs, source.transform
             shape_yx, n_bands = (source.height, source.width), source.count
             block = source.block_shapes[0]
-    except rasterio.errors.RasterioIOError as error:
+    except RasterioIOError as error:
         raise SourceError(
             got=f"{uri}, which GDAL cannot open ({error})",
             expected="a Zarr store or a GeoTIFF of embeddings",
@@ -64,12 +65,24 @@ def open_cog(uri: str, *, dims: int | None = None) -> LazyRaster:
         chunk_yx=_square(block, shape_yx),
         attrs={
             "model": provenance.get("model") or ("AlphaEarth" if alphaearth else ""),
-            **{k: v for k, v in provenance.items() if isinstance(v, (str, int, float)) and v != ""},
+            **plain_values(provenance),
             "codec": "float32" if quantization.method == "none" else quantization.method,
             "dates": provenance.get("dates", "known" if _year(uri, tags) else "unknown"),
             "unit_norm": int(alphaearth),
         },
     )
+
+
+@contextmanager
+def open_quietly(uri: str, **options: Any) -> Iterator[Any]:
+    """The raster, opened without asking a remote folder for its listing or writing sidecars."""
+    import rasterio
+
+    with (
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED=False),
+        rasterio.open(uri, **options) as source,
+    ):
+        yield source
 
 
 def read_provenance(tags: Mapping[str, str]) -> dict[str, Any]:
@@ -90,7 +103,7 @@ class _Reader:
         self.uri, self.quantization = uri, quantization
 
     def __call__(self, time: slice, band: slice, rows: slice, cols: slice) -> FloatArray:
-        import rasterio
+        from rasterio.errors import RasterioIOError
         from rasterio.windows import Window
 
         window = Window.from_slices(rows, cols)
@@ -98,9 +111,9 @@ class _Reader:
         if time.stop <= time.start or 0 in shape:
             return np.empty((max(0, time.stop - time.start), *shape), np.float32)
         try:
-            with rasterio.open(self.uri) as source:
+            with open_quietly(self.uri) as source:
                 q = source.read(list(range(band.start + 1, band.stop + 1)), window=window)
-        except rasterio.errors.RasterioIOError as error:
+        except RasterioIOError as error:
             raise SourceError(
                 got=f"{self.uri}, unreadable at rows {rows.start}-{rows.stop} ({error})",
                 expected="a complete file",

@@ -143,6 +143,17 @@ def north_up(crs: str, transform: Affine, shape_yx: tuple[int, int]) -> tuple[Gr
     return Grid(crs=crs, transform=t, shape_yx=shape_yx), True
 
 
+def plain_values(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attribute of an xarray object may hold: numbers, texts and lists of them."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return bool(value) and all(isinstance(v, (str, int, float)) for v in value)
+        return isinstance(value, (str, int, float)) and value != ""
+
+    return {k: v for k, v in attributes.items() if plain(v)}
+
+
 def prefix_length(dims: int | None, available: int, trained: tuple[int, ...], where: str) -> int:
     """Bands to give out for `dims`; InputError if there are not so many.
 

@@ -16,7 +16,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from bocage.embeddings.lazy_raster import LazyRaster, north_up, prefix_length
+from bocage.embeddings.lazy_raster import LazyRaster, north_up, plain_values, prefix_length
 from bocage.embeddings.quantization import Quantization, quantization_of
 from bocage.errors import InputError, SourceError, StoreError
 
@@ -62,17 +62,26 @@ def open_root(uri: str) -> zarr.Group:
                 expected="obstore for Zarr over http(s) and s3",
                 fix="pip install obstore, or download the store first",
             ) from error
-        # The public archives need no account; private buckets are read by opening them beforehand.
-        remote = from_url(uri, skip_signature=True) if uri.startswith("s3://") else from_url(uri)
+        # The public archives need no account.
+        if uri.startswith("s3://"):
+            remote = from_url(uri, skip_signature=True)
+        else:
+            remote = from_url(uri, client_options={"allow_http": uri.startswith("http://")})
         store = ObjectStore(remote, read_only=True)
     try:
         return zarr.open_group(store, mode="r")
     except Exception as error:
         raise SourceError(
-            got=f"{uri}, which does not open as Zarr ({type(error).__name__}: {error})",
+            got=f"{uri}, which does not open as Zarr ({_first_line(error)})",
             expected="a Zarr group with an embeddings array",
             fix="check the path; it should hold zarr.json",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(
+        ": "
+    )
 
 
 def choose_group(root: zarr.Group, zone: int | str | None, uri: str) -> zarr.Group:
@@ -289,7 +298,7 @@ def _provenance(attributes: Mapping[str, Any], quantization: Quantization) -> di
     model = own.pop("model", None) or attributes.get("geoemb:model", "")
     known = bool(_ALPHAEARTH.search(str(attributes.get("geoemb:model"))))
     return {
-        **{k: v for k, v in own.items() if isinstance(v, (str, int, float)) and v != ""},
+        **plain_values(own),
         "model": model,
         "codec": "float32" if quantization.method == "none" else quantization.method,
         "dates": own.get("dates", "known"),
