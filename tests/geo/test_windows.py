@@ -22,14 +22,14 @@ def layouts(draw):
 
 
 @given(layouts())
-def test_kept_parts_tile_the_padded_image_exactly_once(layout):
+def test_cores_tile_the_padded_image_exactly_once(layout):
     seen = np.zeros(layout.shape_yx, int)
     for block in layout.blocks():
         windows = list(layout.windows(block))
         assert len(windows) == layout.n_windows(block)
         for w in windows:
-            rows, cols = w.keep_shape_yx
-            seen[w.keep_row_px : w.keep_row_px + rows, w.keep_col_px : w.keep_col_px + cols] += 1
+            rows, cols = w.core_shape_yx
+            seen[w.core_row_px : w.core_row_px + rows, w.core_col_px : w.core_col_px + cols] += 1
     assert (seen == 1).all()
 
 
@@ -38,8 +38,8 @@ def test_windows_have_a_full_halo_inside_the_image_and_stay_on_the_patch_lattice
     for block in layout.blocks():
         for w in layout.windows(block):
             for start, keep, kept, length in (
-                (w.row_px, w.keep_row_px, w.keep_shape_yx[0], layout.shape_yx[0]),
-                (w.col_px, w.keep_col_px, w.keep_shape_yx[1], layout.shape_yx[1]),
+                (w.row_px, w.core_row_px, w.core_shape_yx[0], layout.shape_yx[0]),
+                (w.col_px, w.core_col_px, w.core_shape_yx[1], layout.shape_yx[1]),
             ):
                 end = start + layout.window_px
                 assert 0 <= start <= keep
@@ -55,6 +55,22 @@ def test_blocks_all_start_on_multiples_of_the_block_side(layout):
         i, j = block.index_yx
         assert (block.row_px, block.col_px) == (i * layout.block_px, j * layout.block_px)
         assert max(block.shape_yx) <= layout.block_px
+
+
+@given(layouts())
+def test_windows_reach_only_into_blocks_that_are_neighbours(layout):
+    for block in layout.blocks():
+        around = {b.index_yx for b in layout.neighbours(block)} | {block.index_yx}
+        side = layout.block_px
+        for w in layout.windows(block):
+            for start, core, n, axis in (
+                (w.row_px, w.core_row_px, w.core_shape_yx[0], 0),
+                (w.col_px, w.core_col_px, w.core_shape_yx[1], 1),
+            ):
+                first = max(start, core - layout.halo_px)
+                last = min(start + layout.window_px, core + n + layout.halo_px) - 1
+                last = min(last, layout.shape_yx[axis] - 1)
+                assert {first // side, last // side} <= {index[axis] for index in around}
 
 
 @pytest.mark.parametrize(("window", "halo"), [(100, 8), (96, 9), (32, 16)])

@@ -115,8 +115,8 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
 def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = False) -> None:
     """Open, load, embed and print; ``options`` are the command's own, by name."""
     from bocage.errors import ConfigError
-    from bocage.imagery import composite, open_stack
-    from bocage.mapping import EmbedConfig, make_plan
+    from bocage.imagery import open_stack
+    from bocage.mapping import EmbedConfig, make_plan, time_window, window_encoder
     from bocage.mapping import embed as embed_stack
     from bocage.models import load_model
 
@@ -140,6 +140,8 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     sources = options["source"]
     stack = open_stack(sources[0] if len(sources) == 1 else sources, **_input_options(options))
     if options["composite"]:
+        from bocage.imagery import composite
+
         stack = composite(stack, period=options["composite"])
     weights = None if options["weights"] in {"random", "none"} else options["weights"]
     model = load_model(
@@ -155,7 +157,8 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
             err=True,
         )
     if dry_run:
-        typer.echo(make_plan(stack, model, settings).describe())
+        plan = make_plan(stack, model, settings)
+        typer.echo(plan.describe(time_window(plan, window_encoder(model, plan))))
         return
     request = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     result = embed_stack(

@@ -1,10 +1,11 @@
 """The plan of blocks and windows over a grid.
 
 A **block** is the unit of reading, writing, markers and resume: one Zarr shard. A **window** is
-what the model sees at once: a core that is kept plus a halo that is thrown away. All windows have
-the same size, so that batches and compiled graphs are shared. A window that would reach over the
-edge of the image is moved back inside instead of being filled, so it sees real pixels on every
-side. Everything is counted in pixels of the input grid and divides by the patch size.
+what the model sees at once: a core, and a halo around it that overlaps its neighbours. All
+windows have the same size, so that batches and compiled graphs are shared. A window that would
+reach over the edge of the image is moved back inside instead of being filled, so it sees real
+pixels on every side. Everything is counted in pixels of the input grid and divides by the patch
+size.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bocage.types import ShapeYX
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """One forward of the model: where it reads and which part of it is kept, in input pixels."""
+    """One forward of the model: where it reads and which part is its core, in input pixels."""
 
     row_px: int
     """First row read."""
@@ -26,14 +27,14 @@ class Window:
     col_px: int
     """First column read."""
 
-    keep_row_px: int
-    """First row kept."""
+    core_row_px: int
+    """First row of the core."""
 
-    keep_col_px: int
-    """First column kept."""
+    core_col_px: int
+    """First column of the core."""
 
-    keep_shape_yx: ShapeYX
-    """Rows and columns kept."""
+    core_shape_yx: ShapeYX
+    """Rows and columns of the core; smaller than others at the lower and right edge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class Layout:
 
     @property
     def core_px(self) -> int:
-        """Side of what a window keeps."""
+        """Side of a window's core."""
         return self.window_px - 2 * self.halo_px
 
     @property
@@ -73,34 +74,44 @@ class Layout:
         return -(-rows // self.block_px), -(-cols // self.block_px)
 
     def blocks(self) -> list[Block]:
-        """All blocks, row by row; the last of a row or column may be smaller."""
-        rows, cols = self.shape_yx
+        """All blocks, row by row."""
         n_down, n_across = self.block_counts_yx
-        return [
-            Block(
-                index_yx=(i, j),
-                row_px=i * self.block_px,
-                col_px=j * self.block_px,
-                shape_yx=(
-                    min(self.block_px, rows - i * self.block_px),
-                    min(self.block_px, cols - j * self.block_px),
-                ),
-            )
-            for i in range(n_down)
-            for j in range(n_across)
-        ]
+        return [self.block(i, j) for i in range(n_down) for j in range(n_across)]
 
     def windows(self, block: Block) -> Iterator[Window]:
-        """Windows whose kept parts tile the block exactly once."""
-        for keep_row, keep_rows in self._cores(block.row_px, block.shape_yx[0]):
-            for keep_col, keep_cols in self._cores(block.col_px, block.shape_yx[1]):
+        """Windows whose cores tile the block exactly once."""
+        for row, n_rows in self._cores(block.row_px, block.shape_yx[0]):
+            for col, n_cols in self._cores(block.col_px, block.shape_yx[1]):
                 yield Window(
-                    row_px=self._start(keep_row, self.shape_yx[0]),
-                    col_px=self._start(keep_col, self.shape_yx[1]),
-                    keep_row_px=keep_row,
-                    keep_col_px=keep_col,
-                    keep_shape_yx=(keep_rows, keep_cols),
+                    row_px=self._start(row, self.shape_yx[0]),
+                    col_px=self._start(col, self.shape_yx[1]),
+                    core_row_px=row,
+                    core_col_px=col,
+                    core_shape_yx=(n_rows, n_cols),
                 )
+
+    def neighbours(self, block: Block) -> list[Block]:
+        """The up to eight blocks around a block, in a fixed order."""
+        (i, j), (n_down, n_across) = block.index_yx, self.block_counts_yx
+        return [
+            self.block(i + di, j + dj)
+            for di in (-1, 0, 1)
+            for dj in (-1, 0, 1)
+            if (di or dj) and 0 <= i + di < n_down and 0 <= j + dj < n_across
+        ]
+
+    def block(self, i: int, j: int) -> Block:
+        """The block in a shard row and column; the last of each may be smaller."""
+        rows, cols = self.shape_yx
+        return Block(
+            index_yx=(i, j),
+            row_px=i * self.block_px,
+            col_px=j * self.block_px,
+            shape_yx=(
+                min(self.block_px, rows - i * self.block_px),
+                min(self.block_px, cols - j * self.block_px),
+            ),
+        )
 
     def n_windows(self, block: Block) -> int:
         """How many windows a block takes."""
@@ -111,8 +122,8 @@ class Layout:
         for start in range(0, length, self.core_px):
             yield first + start, min(self.core_px, length - start)
 
-    def _start(self, keep: int, length: int) -> int:
-        return max(0, min(keep - self.halo_px, length - self.window_px))
+    def _start(self, core: int, length: int) -> int:
+        return max(0, min(core - self.halo_px, length - self.window_px))
 
 
 def lay_out(
@@ -146,8 +157,9 @@ def lay_out(
     longest = max(rows, cols)
     if longest <= window_px:
         window_px, halo_px, core = longest, 0, longest
-    # A block larger than the image would only hold fill; one core is the smallest useful block.
-    n_cores = max(1, min(block_px // core, -(-longest // core)))
+    # A block larger than the image would only hold fill. One narrower than two halos would be
+    # reached by windows of blocks that are not its neighbours.
+    n_cores = max(1, -(-2 * halo_px // core), min(block_px // core, -(-longest // core)))
     return Layout(
         shape_yx=(rows, cols),
         patch_size=patch_size,

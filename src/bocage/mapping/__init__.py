@@ -5,7 +5,7 @@ encode, quantize), pipeline (the three at once), markers (what is finished), emb
 """
 
 from bocage.mapping.config import EmbedConfig
-from bocage.mapping.embed import EmbedResult, embed
+from bocage.mapping.embed import EmbedResult, embed, time_window, window_encoder
 from bocage.mapping.plan import EmbedPlan, WindowModel, make_plan
 from bocage.mapping.seams import seam_figure
 
@@ -17,4 +17,6 @@ __all__ = [
     "embed",
     "make_plan",
     "seam_figure",
+    "time_window",
+    "window_encoder",
 ]

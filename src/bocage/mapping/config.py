@@ -8,7 +8,7 @@ from typing import Literal
 from bocage.errors import ConfigError
 
 DEFAULT_WINDOW_PATCHES = 16
-DEFAULT_HALO_PATCHES = 2
+DEFAULT_HALO_PATCHES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class EmbedConfig:
     """Side of what the model sees at once; None is 16 patches."""
 
     halo_px: int | None = None
-    """Margin of a window that is thrown away on each side; None is 2 patches."""
+    """Margin on each side over which a window fades into its neighbours; None is 3 patches."""
 
     block_px: int = 1024
     """Side of the unit of writing and resume (one shard), rounded to whole window cores."""

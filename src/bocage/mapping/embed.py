@@ -15,13 +15,15 @@ import numpy as np
 from bocage.errors import ConfigError, InputError, StoreError
 from bocage.geo import Block
 from bocage.mapping import record
+from bocage.mapping.blend import BlockSums, Cells, finish_block
 from bocage.mapping.config import EmbedConfig
 from bocage.mapping.markers import Claim, Markers
 from bocage.mapping.pipeline import Clock, WriteBehind, read_ahead
 from bocage.mapping.plan import EmbedPlan, WindowEncoder, WindowModel, make_plan
 from bocage.mapping.worker import Strip, encode_strip, read_strips
 from bocage.progress import format_bytes, format_duration, progress, size_on_disk
-from bocage.types import FloatArray, PathLike
+from bocage.sensors import SENSORS
+from bocage.types import PathLike
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,6 +102,7 @@ class _Job:
     store: Path
     grid: EmbeddingGrid
     markers: Markers
+    cells: Cells
     clock: Clock = field(default_factory=Clock)
     n_windows: int = 0
     n_blocks_kept: int = 0
@@ -141,12 +144,9 @@ def embed(
     """
     out = Path(out)
     resolved = make_plan(stack, model, _config(config, options))
-    is_cog = _check_out(out, resolved, shard)
-    encoder = model.window_encoder(
-        patch_size=resolved.config.patch_size,
-        output=resolved.config.output,
-        location_query_patch_size=resolved.config.query_px,
-    )
+    part = None if shard is None else Shard.parse(shard)
+    is_cog = _check_out(out, resolved, part)
+    encoder = window_encoder(model, resolved)
     finished = record.read(out)
     if is_cog and out.exists():
         _check_same(out, finished, resolved)
@@ -154,14 +154,23 @@ def embed(
     start = time.perf_counter()
     job = _open_job(stack, resolved, encoder, out, is_cog)
     if report is not None:
-        missing = _pending(job, shard)
-        seconds = _time_window(job) if missing else None
+        missing = _pending(job, part)
+        seconds = time_window(resolved, encoder) if missing else None
         report(resolved.describe(seconds))
-        if len(missing) < len(_work(job, shard)):
-            n_done = len(_work(job, shard)) - len(missing)
+        if len(missing) < len(_work(job, part)):
+            n_done = len(_work(job, part)) - len(missing)
             report(f"resume   {n_done} block(s) are finished, {len(missing)} to go")
-    _run(job, shard, show_progress)
+    _run(job, part, show_progress)
     return _finish(job, out, is_cog, request, time.perf_counter() - start)
+
+
+def window_encoder(model: WindowModel, plan: EmbedPlan) -> WindowEncoder:
+    """The model's function of a batch of windows for a plan."""
+    return model.window_encoder(
+        patch_size=plan.config.patch_size,
+        output=plan.config.output,
+        location_query_patch_size=plan.config.query_px,
+    )
 
 
 def _config(config: EmbedConfig | None, options: dict[str, Any]) -> EmbedConfig:
@@ -181,7 +190,7 @@ def _config(config: EmbedConfig | None, options: dict[str, Any]) -> EmbedConfig:
     return config or EmbedConfig(**options)
 
 
-def _check_out(out: Path, plan: EmbedPlan, shard: str | None) -> bool:
+def _check_out(out: Path, plan: EmbedPlan, part: Shard | None) -> bool:
     """Whether the output is a COG; refuses names and combinations that cannot be written."""
     if out.suffix == ".zarr":
         return False
@@ -191,7 +200,7 @@ def _check_out(out: Path, plan: EmbedPlan, shard: str | None) -> bool:
             expected="a name that ends in .zarr or .tif",
             fix=f"use --out {out.with_suffix('.zarr')}",
         )
-    if len(plan.years) > 1 or shard is not None:
+    if len(plan.years) > 1 or part is not None:
         raise ConfigError(
             got=f"a GeoTIFF for {'several years' if len(plan.years) > 1 else 'a shared run'}",
             expected="a Zarr store",
@@ -238,51 +247,57 @@ def _open_job(
             fix="choose another --out",
         )
     markers.prepare(plan.identity)
-    return _Job(stack=stack, plan=plan, encoder=encoder, store=store, grid=grid, markers=markers)
+    return _Job(
+        stack=stack,
+        plan=plan,
+        encoder=encoder,
+        store=store,
+        grid=grid,
+        markers=markers,
+        cells=Cells(layout=plan.layout, cell_px=plan.config.cell_px),
+    )
 
 
 def _key(year: int, block: Block) -> str:
     return f"{year}_{block.index_yx[0]}_{block.index_yx[1]}"
 
 
-def _work(job: _Job, shard: str | None) -> list[tuple[int, Block]]:
+def _work(job: _Job, part: Shard | None) -> list[tuple[int, Block]]:
     blocks = [(year, block) for year in job.plan.years for block in job.plan.layout.blocks()]
-    if shard is None:
+    if part is None:
         return blocks
-    part = Shard.parse(shard)
     return blocks[part.index - 1 :: part.count]
 
 
-def _pending(job: _Job, shard: str | None) -> list[tuple[int, Block]]:
-    return [(y, b) for y, b in _work(job, shard) if not job.markers.is_done(_key(y, b))]
+def _pending(job: _Job, part: Shard | None) -> list[tuple[int, Block]]:
+    return [(y, b) for y, b in _work(job, part) if not job.markers.is_encoded(_key(y, b))]
 
 
-def _time_window(job: _Job) -> float:
-    """Seconds of one window on this machine, after one to warm up."""
-    side = job.plan.layout.window_px
-    steps = max(len(indices) for _, indices in job.plan.steps)
+def time_window(plan: EmbedPlan, encoder: WindowEncoder) -> float:
+    """Seconds per window on this machine, from about a fiftieth of the run at most."""
+    side = plan.layout.window_px
+    n = max(1, min(plan.batch_size, plan.n_windows // 50))
+    steps = max(len(indices) for _, indices in plan.steps)
     rng = np.random.default_rng(0)
     values = {}
-    from bocage.sensors import SENSORS
-
-    for name in job.plan.sensors:
+    for name in plan.sensors:
         bands = SENSORS[name].bands
         mean = np.array([b.mean for b in bands], np.float32)[:, None, None]
-        noise = rng.standard_normal((1, steps, len(bands), side, side), dtype=np.float32)
-        values[name] = (mean * (1 + 0.1 * noise)).astype(np.float32)
-    stamps = np.tile(np.array([[1, 6, 2020]]), (1, steps, 1))
-    job.encoder(values, stamps)
+        noise = rng.standard_normal((n, steps, len(bands), side, side), dtype=np.float32)
+        values[name] = mean * (1 + np.float32(0.1) * noise)
+    stamps = np.tile(np.array([[1, 6, 2020]]), (n, steps, 1))
+    encoder({name: x[:1] for name, x in values.items()}, stamps[:1])
     start = time.perf_counter()
-    job.encoder(values, stamps)
-    return time.perf_counter() - start
+    encoder(values, stamps)
+    return (time.perf_counter() - start) / n
 
 
-def _run(job: _Job, shard: str | None, show_progress: bool) -> None:
-    pending = _pending(job, shard)
-    job.n_blocks_kept = len(_work(job, shard)) - len(pending)
+def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
+    pending = _pending(job, part)
+    job.n_blocks_kept = len(_work(job, part)) - len(pending)
     total = sum(job.plan.layout.n_windows(block) for _, block in pending)
-    write: WriteBehind[Any] = WriteBehind(write=lambda piece: _write(job, *piece), clock=job.clock)
-    out: FloatArray | None = None
+    write: WriteBehind[Any] = WriteBehind(write=lambda piece: _keep(job, *piece), clock=job.clock)
+    sums: BlockSums | None = None
     try:
         with (
             progress("embedding", total, unit="windows", enabled=show_progress) as advance,
@@ -290,18 +305,21 @@ def _run(job: _Job, shard: str | None, show_progress: bool) -> None:
         ):
             strips = read_ahead(_strips(job, pending, advance), ahead=1, clock=job.clock)
             for claim, strip in strips:
-                if out is None:
-                    out = _empty(job, strip.block)
+                if sums is None:
+                    sums = BlockSums(job.cells, strip.block, job.plan.dims)
                 with job.clock.time("encode"):
-                    for n in encode_strip(strip, job.plan, job.encoder, out):
+                    for n in encode_strip(strip, job.plan, job.encoder, sums):
                         job.n_windows += n
                         advance(n)
                 if strip.last:
-                    write.put((claim, strip.year, strip.block, out))
-                    out = None
+                    write.put((claim, strip.year, sums))
+                    sums = None
     finally:
         for claim in job.claims:
             claim.release()
+    # A killed run may have left encoded blocks whose last neighbour came from another process.
+    for year, block in _work(job, None):
+        _finish_block(job, year, block)
 
 
 def _strips(
@@ -316,7 +334,7 @@ def _strips(
                 held.append((year, block))
                 continue
             job.claims.append(claim)
-            if job.markers.is_done(_key(year, block)):
+            if job.markers.is_encoded(_key(year, block)):
                 claim.release()
                 advance(job.plan.layout.n_windows(block))
                 continue
@@ -325,21 +343,39 @@ def _strips(
         pending = held
 
 
-def _empty(job: _Job, block: Block) -> FloatArray:
-    cell = job.plan.config.cell_px
-    shape = (job.plan.dims, block.shape_yx[0] // cell, block.shape_yx[1] // cell)
-    return np.full(shape, np.nan, np.float32)
+def _keep(job: _Job, claim: Claim, year: int, sums: BlockSums) -> None:
+    """Keep an encoded block, and finish every block around it that waited for it."""
+    sums.save(job.markers.part(_key(year, sums.block)), job.plan.config.codec)
+    claim.release()
+    for block in [sums.block, *job.plan.layout.neighbours(sums.block)]:
+        _finish_block(job, year, block)
 
 
-def _write(job: _Job, claim: Claim, year: int, block: Block, x: FloatArray) -> None:
+def _finish_block(job: _Job, year: int, block: Block) -> None:
+    """Write a block's shard if it and all its neighbours are encoded, once."""
     from bocage.embeddings import write_shard
 
-    row, col = block.index_yx
-    write_shard(job.store, job.grid, year, row, col, x)
-    valid = np.isfinite(x[0])
-    facts = {"n_cells": int(valid.size), "n_valid": int(valid.sum())}
-    job.markers.finish(_key(year, block), facts)
-    claim.release()
+    key, layout, markers = _key(year, block), job.plan.layout, job.markers
+    around = [block, *layout.neighbours(block)]
+    if markers.is_done(key) or not all(markers.is_encoded(_key(year, b)) for b in around):
+        return
+    claim = markers.claim(f"{key}.shard", wait=False)
+    if claim is None:
+        return  # another process is writing it
+    try:
+        if markers.is_done(key):
+            return
+        parts = {b.index_yx: markers.part(_key(year, b)) for b in around}
+        x = finish_block(job.cells, block, parts, job.plan.dims)
+        row, col = block.index_yx
+        write_shard(job.store, job.grid, year, row, col, x)
+        valid = np.isfinite(x[0])
+        markers.finish(key, {"n_cells": int(valid.size), "n_valid": int(valid.sum())})
+    finally:
+        claim.release()
+    for other in around:
+        if all(markers.is_done(_key(year, b)) for b in [other, *layout.neighbours(other)]):
+            markers.part(_key(year, other)).unlink(missing_ok=True)
 
 
 def _finish(

@@ -1,6 +1,7 @@
 """What is finished, and who is at work: small files beside the data.
 
-A marker is written after its shard, so a shard with a marker is whole. A lock is an
+A marker is written after its shard, so a shard with a marker is whole. A part is what an encoded
+block and its neighbours are finished from (see blend). A lock is an
 operating-system lock on a file, which dies with its process: a killed worker leaves nothing to
 clean up, and two workers never write one shard.
 """
@@ -50,6 +51,15 @@ class Markers:
         """Whether a block is finished."""
         return (self.folder / f"{key}.json").exists()
 
+    def part(self, key: str) -> Path:
+        """Where the sums of an encoded block wait for its neighbours."""
+        return self.folder / f"{key}.npz"
+
+    def is_encoded(self, key: str) -> bool:
+        """Whether the model's work on a block is done; its shard may still wait."""
+        # The part goes only after the marker came, so this order cannot miss both.
+        return self.part(key).exists() or self.is_done(key)
+
     def finish(self, key: str, facts: dict[str, Any]) -> None:
         """Mark a block whose shard is written."""
         _write(self.folder / f"{key}.json", json.dumps(facts, sort_keys=True))
@@ -70,9 +80,10 @@ class Markers:
         return Claim(handle)
 
     def tidy(self) -> None:
-        """Remove the lock files of a finished run."""
-        for path in self.folder.glob("*.lock"):
-            path.unlink(missing_ok=True)
+        """Remove locks, parts and what killed runs left, once every block is finished."""
+        for pattern in ("*.lock", "*.npz", ".*.partial", "*.partial"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 class Claim:

@@ -139,6 +139,12 @@ class EmbedPlan:
             f"{self.cell_grid.resolution:g} m x {self.dims} x {len(self.steps)} year(s), "
             f"{self.config.codec}, up to {format_bytes(self.n_output_bytes)}",
         ]
+        if self.layout.shape_yx != self.input_grid.shape_yx:
+            lines.insert(
+                2,
+                f"         padded with missing pixels to {self.layout.shape_yx[1]} x "
+                f"{self.layout.shape_yx[0]} px, whole patches",
+            )
         if seconds_per_window is not None:
             seconds = seconds_per_window * self.n_windows
             lines.append(f"time     about {format_duration(seconds)} on this machine")

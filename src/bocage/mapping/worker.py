@@ -1,4 +1,4 @@
-"""One block: strips of the stack in, vectors of its cells out.
+"""One block: strips of the stack in, sums of vectors of its cells out.
 
 A block is read in strips of whole rows of windows, so that memory is bounded by the strip however
 many dates and sensors there are. Windows are batched with others that miss the same things: windows
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bocage.geo import Block, Window
+from bocage.mapping.blend import BlockSums
 from bocage.mapping.plan import EmbedPlan, WindowEncoder
 from bocage.types import FloatArray
 
@@ -73,11 +74,11 @@ def read_strips(stack: xr.Dataset, plan: EmbedPlan, block: Block, year: int) -> 
 
 
 def encode_strip(
-    strip: Strip, plan: EmbedPlan, encoder: WindowEncoder, out: FloatArray
+    strip: Strip, plan: EmbedPlan, encoder: WindowEncoder, sums: BlockSums
 ) -> Iterator[int]:
-    """Fill the cells of a strip's windows in the block's array; yields windows as they finish.
+    """Add the vectors of a strip's windows to the block's sums; yields windows as they finish.
 
-    `out` is [D, rows, cols] in cells, prefilled with NaN; windows without any data leave it so.
+    Windows without any data are not encoded and add nothing.
     """
     side = plan.layout.window_px
     groups = _group_by_missing(strip, side)
@@ -92,7 +93,7 @@ def encode_strip(
             stamps = np.repeat(strip.timestamps[None], len(windows), axis=0)
             vectors = encoder(batch, stamps)
             for window, x in zip(windows, vectors, strict=True):
-                _keep(window, strip.block, plan.config.cell_px, x, out)
+                sums.add(window, x)
             yield len(windows)
 
 
@@ -126,7 +127,7 @@ def _group_rows(
     windows = list(plan.layout.windows(block))
     rows: dict[int, list[Window]] = {}
     for window in windows:
-        rows.setdefault(window.keep_row_px, []).append(window)
+        rows.setdefault(window.core_row_px, []).append(window)
     width_px = block.shape_yx[1] + 2 * plan.layout.window_px
     bytes_per_row = 4 * n_steps * n_bands * width_px * plan.layout.core_px
     per_strip = max(1, STRIP_BYTES // bytes_per_row)
@@ -140,13 +141,3 @@ def _group_rows(
 def _cut(values: NDArray[T], strip: Strip, window: Window, side: int) -> NDArray[T]:
     row, col = window.row_px - strip.row_px, window.col_px - strip.col_px
     return values[:, :, row : row + side, col : col + side]
-
-
-def _keep(window: Window, block: Block, cell_px: int, x: FloatArray, out: FloatArray) -> None:
-    rows, cols = (n // cell_px for n in window.keep_shape_yx)
-    inner_row = (window.keep_row_px - window.row_px) // cell_px
-    inner_col = (window.keep_col_px - window.col_px) // cell_px
-    row = (window.keep_row_px - block.row_px) // cell_px
-    col = (window.keep_col_px - block.col_px) // cell_px
-    kept = x[inner_row : inner_row + rows, inner_col : inner_col + cols]
-    out[:, row : row + rows, col : col + cols] = kept.transpose(2, 0, 1)

@@ -1,0 +1,204 @@
+import json
+
+import numpy as np
+import pytest
+
+from bocage import embed, open_embeddings, open_stack
+from bocage.errors import ConfigError, InputError, StoreError
+from bocage.mapping import EmbedConfig, make_plan
+
+from .conftest import PatchMean, WindowMean, write_scene
+
+OPTIONS = {"patch_size": 4, "window_px": 32, "halo_px": 8, "codec": "float32"}
+
+
+def files(store):
+    return {
+        str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()
+    }
+
+
+def test_a_local_model_gives_its_closed_form_whatever_the_windows(scene, tmp_path):
+    stack, x = scene
+    rows, cols = 200, 144  # whole patches; the last 3 px of each axis make cells with too little
+    expected = x[:, :rows, :cols].reshape(12, rows // 4, 4, cols // 4, 4).mean(axis=(2, 4)) / 10000
+    for window, halo, block in ((32, 8, 64), (32, 0, 1024), (64, 12, 100), (256, 8, 1024)):
+        out = tmp_path / f"{window}_{halo}_{block}.zarr"
+        options = OPTIONS | {"window_px": window, "halo_px": halo, "block_px": block}
+        embed(stack, PatchMean(), out=out, **options)
+        emb = open_embeddings(out)
+        assert emb.shape == (1, 12, 51, 37)
+        np.testing.assert_allclose(emb.values[0, :, :50, :36], expected, atol=1e-6)
+
+
+def blended_naively(x, model, *, patch, window, halo):
+    """Cell by cell: every window's vector times its weight, over the sum of weights."""
+    core = window - 2 * halo
+    _, height, width = x.shape
+    encode = model.window_encoder(patch_size=patch)
+    sums = np.zeros((height // patch, width // patch, 12))
+    total = np.zeros((height // patch, width // patch, 1))
+
+    def starts(length):
+        return [(k, max(0, min(k - halo, length - window))) for k in range(0, length, core)]
+
+    def weight(cell, keep, length):
+        center = (cell + 0.5) * patch
+        end = min(keep + core, length)
+        rise = (center - (keep - halo)) / (2 * halo)
+        fall = (end + halo - center) / (2 * halo)
+        return min(1.0, max(0.0, min(rise, fall)))
+
+    for keep_y, y0 in starts(height):
+        for keep_x, x0 in starts(width):
+            crop = x[None, None, :, y0 : y0 + window, x0 : x0 + window]
+            v = encode({"sentinel2_l2a": crop}, None)[0]
+            for i in range(window // patch):
+                for j in range(window // patch):
+                    row, col = y0 // patch + i, x0 // patch + j
+                    w = weight(row, keep_y, height) * weight(col, keep_x, width)
+                    sums[row, col] += w * v[i, j]
+                    total[row, col] += w
+    return (sums / total).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("block", [32, 64, 1024])
+def test_overlapping_windows_are_blended_and_blocks_do_not_show(tmp_path, block):
+    path, x = write_scene(tmp_path, (160, 112))
+    out = tmp_path / "x.zarr"
+    embed(open_stack(path), WindowMean(), out=out, **(OPTIONS | {"block_px": block}))
+    expected = blended_naively(x, WindowMean(), patch=4, window=32, halo=8)
+    np.testing.assert_allclose(open_embeddings(out).values[0], expected, atol=2e-6)
+
+
+def test_missing_pixels_stay_missing_and_reach_no_other_cell(tmp_path):
+    path, _ = write_scene(tmp_path, (128, 128), missing=(slice(32, 96), slice(0, 64)))
+    emb_path = tmp_path / "x.zarr"
+    embed(open_stack(path), PatchMean(), out=emb_path, **(OPTIONS | {"block_px": 48}))
+    missing = np.isnan(open_embeddings(emb_path).values[0]).all(axis=0)
+    expected = np.zeros((32, 32), bool)
+    expected[8:24, 0:16] = True
+    np.testing.assert_array_equal(missing, expected)
+
+
+def test_a_finished_run_does_nothing_and_another_configuration_is_refused(scene, tmp_path):
+    stack, _ = scene
+    out = tmp_path / "x.zarr"
+    first = embed(stack, PatchMean(), out=out, **OPTIONS)
+    before = files(out)
+    again = embed(stack, PatchMean(), out=out, **OPTIONS)
+    assert first.n_windows > 0 and again.n_windows == 0
+    assert files(out) == before
+    with pytest.raises(StoreError, match="halo_px 8 instead of 4"):
+        embed(stack, PatchMean(), out=out, **(OPTIONS | {"halo_px": 4}))
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("order", [("1/3", "2/3", "3/3"), ("3/3", "1/3", "2/3")])
+def test_shards_of_a_run_in_any_order_give_the_same_bytes_as_one_run(scene, tmp_path, order):
+    stack, _ = scene
+    options = OPTIONS | {"block_px": 48}
+    embed(stack, WindowMean(), out=tmp_path / "one.zarr", **options)
+    for part in order:
+        embed(stack, WindowMean(), out=tmp_path / "many.zarr", shard=part, **options)
+    assert files(tmp_path / "many.zarr") == files(tmp_path / "one.zarr")
+
+
+def test_a_failed_read_keeps_what_is_finished_and_the_rest_can_follow(scene, tmp_path):
+    stack, _ = scene
+    options = OPTIONS | {"block_px": 48}
+    embed(stack, WindowMean(), out=tmp_path / "whole.zarr", **options)
+
+    class Failing(WindowMean):
+        calls = 0
+
+        def window_encoder(self, **kwargs):
+            encode = super().window_encoder(**kwargs)
+
+            def fails_at_the_seventh(values, timestamps):
+                type(self).calls += 1
+                if self.calls == 7:
+                    raise OSError("disk gone")
+                return encode(values, timestamps)
+
+            return fails_at_the_seventh
+
+    out = tmp_path / "x.zarr"
+    with pytest.raises(OSError, match="disk gone"):
+        embed(stack, Failing(), out=out, **options)
+    assert list(out.glob("bocage/*.npz"))
+    resumed = embed(stack, WindowMean(), out=out, **options)
+    assert resumed.n_blocks_kept > 0
+    assert files(out) == files(tmp_path / "whole.zarr")
+
+
+def test_the_record_repeats_the_run_and_names_the_inputs(scene, tmp_path):
+    stack, _ = scene
+    result = embed(stack, PatchMean(), out=tmp_path / "x.zarr", request={"model": "m"}, **OPTIONS)
+    record = json.loads((tmp_path / "x.run.json").read_text())
+    assert result.path.with_suffix(".run.json") in result.files
+    assert record["request"] == {"model": "m"}
+    assert record["resolved"]["patch_size"] == 4
+    assert any("S2_20240701" in source for source in record["resolved"]["sources"])
+    assert record["versions"]["numpy"] == np.__version__
+
+
+def test_a_cog_is_written_whole_without_leftovers_and_not_twice(scene, tmp_path):
+    stack, _ = scene
+    out = tmp_path / "x.tif"
+    options = {k: v for k, v in OPTIONS.items() if k != "codec"}
+    embed(stack, PatchMean(), out=out, **options)
+    assert sorted(p.suffix for p in tmp_path.iterdir() if p.stem.startswith("x")) == [
+        ".json",
+        ".json",
+        ".tif",
+    ]
+    again = embed(stack, PatchMean(), out=out, **options)
+    assert again.n_windows == 0
+    with pytest.raises(StoreError, match="other options"):
+        embed(stack, PatchMean(), out=out, **(options | {"halo_px": 4}))
+    store = tmp_path / "y.zarr"
+    embed(stack, PatchMean(), out=store, **options)
+    np.testing.assert_array_equal(open_embeddings(out).values, open_embeddings(store).values)
+
+
+def test_a_map_without_a_single_pixel_of_data_is_an_error(tmp_path):
+    path, _ = write_scene(tmp_path, (64, 64))
+    stack = open_stack(path)
+    empty = stack.where(False)
+    empty.attrs = stack.attrs
+    with pytest.raises(InputError, match=r"no usable pixel|nodata"):
+        embed(empty, PatchMean(), out=tmp_path / "x.tif", **OPTIONS)
+    assert not (tmp_path / "x.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "message"),
+    [
+        ({"patch_size": 0}, "x.zarr", "from 1 to 8"),
+        ({"patch_size": 9}, "x.zarr", "from 1 to 8"),
+        ({"codec": "zip"}, "x.zarr", "signed_power"),
+        ({"query_px": 3}, "x.zarr", "divides the patch size"),
+        ({"colour": "red"}, "x.zarr", "unknown option colour"),
+        ({}, "x.png", "ends in .zarr or .tif"),
+        ({"shard": "4/3"}, "x.zarr", "3/40"),
+        ({"shard": "1/3"}, "x.tif", "Zarr store"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_written(
+    scene, tmp_path, options, out, message
+):
+    stack, _ = scene
+    with pytest.raises(ConfigError, match=message):
+        embed(stack, PatchMean(), out=tmp_path / out, **(OPTIONS | options))
+    assert not (tmp_path / out).exists()
+
+
+def test_the_plan_says_what_will_happen(scene):
+    stack, _ = scene
+    plan = make_plan(stack, PatchMean(), EmbedConfig(patch_size=4, window_px=32, halo_px=8))
+    text = plan.describe(0.5)
+    # 204 x 148 padded pixels in cores of 16: 13 x 10 windows of half a second.
+    assert plan.n_windows == 130
+    assert "147 x 203 px" in text and "130 of 32 px" in text and "1 min 5 s" in text
+    assert "padded" in text
