@@ -1,0 +1,479 @@
+"""What can be indexed: a table of chips in GeoParquet, a grid of embeddings, or arrays in memory.
+
+A source tells its size, gives a sample to fit codecs on, and streams batches; nothing here holds
+more than a batch. Batches carry longitude and latitude whatever the source's CRS was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from bocage.embeddings.codecs import signed_power
+from bocage.errors import ConfigError, InputError, SourceError
+from bocage.search.layout import RESERVED, cell_polygons
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bocage.types import FloatArray, PathLike
+
+BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some rows of a source."""
+
+    x: FloatArray
+    """Embeddings [n, D]; rows of NaN have no data."""
+
+    bbox: NDArray[np.float64]
+    """West, south, east, north in degrees [n, 4]."""
+
+    geometry: Any
+    """WKB of each row in lon/lat, a pyarrow binary array."""
+
+    date: NDArray[np.int32] | None = None
+    """Days since 1970-01-01, 0 for unknown; None if the source has no dates."""
+
+    columns: Any = None
+    """Further columns, a pyarrow table with n rows, or None."""
+
+    where: str = ""
+    """File or part of the source, for messages."""
+
+
+class Source(Protocol):
+    """A stream of batches that can be read again."""
+
+    n_rows: int
+    model: str
+
+    def batches(self) -> Iterator[Batch]:
+        """Every row once, in the source's order."""
+
+    def sample(self, n_rows: int, seed: int) -> Iterator[Batch]:
+        """Batches spread over the source that hold about `n_rows` rows."""
+
+
+def open_source(
+    source: PathLike | list[PathLike] | Source,
+    *,
+    embedding_column: str = "embedding",
+    date_column: str | None = None,
+    quantization: str | None = None,
+) -> Source:
+    """Open GeoParquet files, a folder of them, or a grid of embeddings (Zarr, COG) for indexing."""
+    if not isinstance(source, str | Path | list):
+        return source
+    paths = _parquet_files(source)
+    if paths:
+        return TableSource(
+            paths,
+            embedding_column=embedding_column,
+            date_column=date_column,
+            quantization=quantization,
+        )
+    if isinstance(source, list):
+        raise InputError(
+            got="a list that does not name GeoParquet files",
+            expected="files ending in .parquet, .geoparquet or .gpq",
+            fix="index one grid at a time",
+        )
+    return GridSource(source)
+
+
+class TableSource:
+    """GeoParquet files with one embedding and one geometry per row."""
+
+    def __init__(
+        self,
+        paths: list[Path],
+        *,
+        embedding_column: str = "embedding",
+        date_column: str | None = None,
+        quantization: str | None = None,
+    ) -> None:
+        self._files = [_open_parquet(path) for path in paths]
+        self._paths = paths
+        self._date_column = date_column
+        self._quantization = quantization
+        names = self._files[0].schema_arrow.names
+        if embedding_column not in names and embedding_column == "embedding":
+            embedding_column = "embeddings" if "embeddings" in names else embedding_column
+        self._embedding_column = embedding_column
+        self.n_rows = sum(f.metadata.num_rows for f in self._files)
+        self.model = ""
+        for path, file in zip(paths, self._files, strict=True):
+            self._check_columns(path, file.schema_arrow.names)
+        self._dims = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Every row once, in order."""
+        for path, file in zip(self._paths, self._files, strict=True):
+            for i, rows in enumerate(file.iter_batches(batch_size=BATCH_ROWS)):
+                yield self._batch(path, file, rows, i * BATCH_ROWS)
+
+    def sample(self, n_rows: int, seed: int) -> Iterator[Batch]:
+        """Row groups drawn at random."""
+        groups = [(f, g) for f in range(len(self._files)) for g in range(self._groups(f))]
+        order = np.random.default_rng(seed).permutation(len(groups))
+        found = 0
+        for i in order:
+            file, group = groups[i]
+            rows = self._files[file].read_row_group(group).to_batches(max_chunksize=BATCH_ROWS)
+            for batch in rows[: max(1, len(rows))]:
+                yield self._batch(self._paths[file], self._files[file], batch, 0)
+                found += batch.num_rows
+            if found >= n_rows:
+                return
+
+    def _groups(self, file: int) -> int:
+        return int(self._files[file].metadata.num_row_groups)
+
+    def _check_columns(self, path: Path, names: list[str]) -> None:
+        wanted = [self._embedding_column, *([self._date_column] if self._date_column else [])]
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise InputError(
+                got=f"{path} with columns {', '.join(names)}",
+                expected=f"column {missing[0]!r}",
+                fix="name the column with embedding_column= or date_column=",
+            )
+
+    def _batch(self, path: Path, file: Any, rows: Any, first: int) -> Batch:
+        import pyarrow as pa
+
+        table = pa.Table.from_batches([rows])
+        x = self._vectors(path, table[self._embedding_column], first)
+        if self._dims and x.shape[1] != self._dims:
+            raise InputError(
+                got=f"vectors of {x.shape[1]} dimensions in {path}",
+                expected=f"{self._dims} dimensions as in the files before it",
+                fix="index tables of different models separately",
+            )
+        self._dims = x.shape[1]
+        geometry_column, crs = _primary_geometry(path, file)
+        geometry, bbox = _geometries(path, table[geometry_column], crs)
+        date = None
+        if self._date_column:
+            date = _days(path, table[self._date_column])
+        dropped = {self._embedding_column, geometry_column, *RESERVED}
+        kept = [name for name in table.column_names if name not in dropped]
+        return Batch(
+            x=x,
+            bbox=bbox,
+            geometry=geometry,
+            date=date,
+            columns=table.select(kept),
+            where=f"{path} from row {first}",
+        )
+
+    def _vectors(self, path: Path, column: Any, first: int) -> FloatArray:
+        import pyarrow as pa
+
+        values = column.combine_chunks()
+        if isinstance(values, pa.ChunkedArray):
+            values = pa.concat_arrays(values.chunks)
+        if not (
+            pa.types.is_list(values.type)
+            or pa.types.is_fixed_size_list(values.type)
+            or pa.types.is_large_list(values.type)
+        ):
+            raise InputError(
+                got=f"column {self._embedding_column!r} of type {values.type} in {path}",
+                expected="a list of numbers per row",
+                fix="store vectors as lists of float32",
+            )
+        if values.null_count:
+            raise InputError(
+                got=f"{values.null_count} rows without an embedding in {path}",
+                expected="a vector in every row",
+                fix="drop those rows",
+            )
+        n = len(values)
+        lengths = np.diff(np.asarray(values.offsets)) if hasattr(values, "offsets") else None
+        if lengths is not None and n and (lengths != lengths[0]).any():
+            odd = int(np.flatnonzero(lengths != lengths[0])[0])
+            raise InputError(
+                got=f"vectors of {lengths[0]} and {lengths[odd]} dimensions in {path} (row {first + odd})",
+                expected="one dimension for all rows",
+                fix="split the table by model; vectors of two models cannot share an index",
+            )
+        numbers = values.flatten()
+        if pa.types.is_integer(numbers.type):
+            if self._quantization != "signed_power" or numbers.type != pa.int8():
+                raise InputError(
+                    got=f"{numbers.type} codes in column {self._embedding_column!r} of {path}",
+                    expected="real vectors, or int8 codes of a rule that is named",
+                    fix='pass quantization="signed_power" if that is the rule, or dequantize',
+                )
+            x = signed_power.decode(np.asarray(numbers))
+        else:
+            x = np.asarray(numbers, np.float32)
+        return x.reshape(n, -1)
+
+
+class GridSource:
+    """A grid of embeddings: each cell with data is a row, its outline the geometry."""
+
+    def __init__(self, uri: PathLike) -> None:
+        from bocage.embeddings.open import open_raster
+
+        self._raster = open_raster(uri)
+        self._uri = str(uri)
+        years, _, rows, cols = self._raster.shape
+        self.n_rows = years * rows * cols
+        self.model = str(self._raster.attrs.get("model", ""))
+
+    def batches(self) -> Iterator[Batch]:
+        """Every row once, in order."""
+        for part in self._parts():
+            yield from self._read(*part)
+
+    def sample(self, n_rows: int, seed: int) -> Iterator[Batch]:
+        """Squares of the grid drawn at random."""
+        parts = list(self._parts())
+        found = 0
+        for i in np.random.default_rng(seed).permutation(len(parts)):
+            for batch in self._read(*parts[i]):
+                yield batch
+                found += int(np.isfinite(batch.x[:, 0]).sum())
+            if found >= n_rows:
+                return
+
+    def _parts(self) -> Iterator[tuple[int, slice, slice]]:
+        # Squares of at most 256 cells: 64 Ki vectors, 256 MB at 1,024 dimensions.
+        years, dims, n_rows, n_cols = self._raster.shape
+        side = min(256, *self._raster.chunk_yx) if dims <= 512 else 128
+        for year in range(years):
+            for row in range(0, n_rows, side):
+                for col in range(0, n_cols, side):
+                    yield (
+                        year,
+                        slice(row, min(row + side, n_rows)),
+                        slice(col, min(col + side, n_cols)),
+                    )
+
+    def _read(self, year: int, rows: slice, cols: slice) -> Iterator[Batch]:
+        import pyarrow as pa
+
+        values = self._raster[year, :, rows, cols]
+        x = values.reshape(values.shape[0], -1).T
+        valid = ~np.isnan(x[:, 0])
+        if not valid.any():
+            return
+        corners = self._corners(rows, cols)[valid]
+        bbox = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        calendar = self._raster.years[year]
+        days = _year_days(calendar) if calendar else 0
+        cell_rows, cell_cols = np.mgrid[rows, cols].reshape(2, -1)[:, valid].astype(np.int32)
+        n = int(valid.sum())
+        for start in range(0, n, BATCH_ROWS):
+            part = slice(start, min(start + BATCH_ROWS, n))
+            yield Batch(
+                x=np.ascontiguousarray(x[valid][part]),
+                bbox=bbox[part],
+                geometry=fixed_binary(cell_polygons(corners[part])).cast(pa.binary()),
+                date=np.full(part.stop - part.start, days, np.int32),
+                columns=pa.table({"grid_row": cell_rows[part], "grid_col": cell_cols[part]}),
+                where=f"{self._uri}, from row {rows.start}, column {cols.start}",
+            )
+
+    def _corners(self, rows: slice, cols: slice) -> NDArray[np.float64]:
+        """Corners [N, 4, 2] in lon, lat, counterclockwise from the lower left."""
+        from pyproj import Transformer
+
+        t = self._raster.grid.transform
+        row, col = np.mgrid[rows.start : rows.stop + 1, cols.start : cols.stop + 1]
+        x, y = t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
+        to_lonlat = Transformer.from_crs(self._raster.grid.crs, "OGC:CRS84", always_xy=True)
+        lon, lat = to_lonlat.transform(x, y)
+        at = np.stack([lon, lat], axis=-1)
+        square = np.stack([at[1:, :-1], at[1:, 1:], at[:-1, 1:], at[:-1, :-1]], axis=2)
+        return square.reshape(-1, 4, 2)
+
+
+class ArraySource:
+    """Arrays in memory: vectors [N, D] at lon/lat [N, 2], each a small square around its point."""
+
+    def __init__(
+        self,
+        x: FloatArray,
+        lonlat: NDArray[np.float64],
+        *,
+        date: NDArray[np.int32] | None = None,
+        columns: Any = None,
+        size_deg: float = 1e-4,
+        model: str = "",
+    ) -> None:
+        if len(x) != len(lonlat):
+            raise InputError(
+                got=f"{len(x)} vectors and {len(lonlat)} places",
+                expected="one place for each vector",
+                fix="pass lon, lat as an array [N, 2]",
+            )
+        self._x, self._lonlat, self._date, self._columns = x, lonlat, date, columns
+        self._half = size_deg / 2
+        self.n_rows = len(x)
+        self.model = model
+
+    def batches(self) -> Iterator[Batch]:
+        """Every row once, in order."""
+        for start in range(0, self.n_rows, BATCH_ROWS):
+            yield self._rows(slice(start, min(start + BATCH_ROWS, self.n_rows)))
+
+    def sample(self, n_rows: int, seed: int) -> Iterator[Batch]:
+        """Blocks of rows drawn at random."""
+        starts = np.arange(0, self.n_rows, BATCH_ROWS)
+        chosen = np.random.default_rng(seed).permutation(starts)[: -(-n_rows // BATCH_ROWS)]
+        for start in chosen:
+            yield self._rows(slice(int(start), min(int(start) + BATCH_ROWS, self.n_rows)))
+
+    def _rows(self, rows: slice) -> Batch:
+        import pyarrow as pa
+
+        at, h = self._lonlat[rows], self._half
+        corners = at[:, None, :] + h * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        return Batch(
+            x=self._x[rows],
+            bbox=np.concatenate([at - h, at + h], axis=1),
+            geometry=fixed_binary(cell_polygons(corners)).cast(pa.binary()),
+            date=None if self._date is None else self._date[rows],
+            columns=None if self._columns is None else self._columns.slice(rows.start, len(at)),
+            where=f"rows {rows.start} to {rows.stop}",
+        )
+
+
+def fixed_binary(values: NDArray[Any]) -> Any:
+    """Rows of bytes [N, width] as a pyarrow fixed-size binary array, without copying."""
+    import pyarrow as pa
+
+    values = np.ascontiguousarray(values)
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(values.shape[1]), len(values), [None, pa.py_buffer(values)]
+    )
+
+
+def import_pyarrow() -> Any:
+    """Import pyarrow or say how to install it."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError(
+            got="search without the package pyarrow",
+            expected="pyarrow, which reads and writes the shards",
+            fix='pip install "bocage[search]"',
+        ) from error
+    return pyarrow
+
+
+def _parquet_files(source: PathLike | list[PathLike]) -> list[Path]:
+    endings = {".parquet", ".geoparquet", ".gpq"}
+    if isinstance(source, list):
+        paths = [Path(p) for p in source]
+        return paths if paths and all(p.suffix in endings for p in paths) else []
+    path = Path(source)
+    if path.suffix in endings and path.is_file():
+        return [path]
+    if path.is_dir() and not (path / "zarr.json").exists():
+        return sorted(p for p in path.rglob("*") if p.suffix in endings and p.is_file())
+    return []
+
+
+def _open_parquet(path: Path) -> Any:
+    pyarrow = import_pyarrow()
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise SourceError(
+            got=f"{path}, which is not a readable Parquet file ({error})",
+            expected="GeoParquet",
+            fix="check the path, or download the file again",
+        ) from error
+
+
+def _primary_geometry(path: Path, file: Any) -> tuple[str, Any]:
+    import json
+
+    stored = (file.schema_arrow.metadata or {}).get(b"geo")
+    if stored is None:
+        raise InputError(
+            got=f"{path} without the footer key geo",
+            expected="GeoParquet, which says where each row lies",
+            fix="write it with geopandas' to_parquet, or index arrays with ArraySource",
+        )
+    geo = json.loads(stored)
+    name = geo["primary_column"]
+    column = geo["columns"][name]
+    if column.get("encoding") != "WKB":
+        raise InputError(
+            got=f"geometry encoding {column.get('encoding')} in {path}",
+            expected="WKB",
+            fix="write it with geopandas' to_parquet",
+        )
+    return name, column.get("crs", "OGC:CRS84")
+
+
+def _geometries(path: Path, column: Any, crs: Any) -> tuple[Any, NDArray[np.float64]]:
+    import json
+
+    import pyarrow as pa
+    import shapely
+
+    shapes = shapely.from_wkb(column.to_numpy())
+    if crs is not None and not _is_lonlat(crs):
+        from pyproj import CRS, Transformer
+
+        source = CRS.from_user_input(json.dumps(crs) if isinstance(crs, dict) else crs)
+        to_lonlat = Transformer.from_crs(source, "OGC:CRS84", always_xy=True)
+        shapes = shapely.transform(
+            shapes, lambda xy: np.stack(to_lonlat.transform(xy[:, 0], xy[:, 1]), axis=1)
+        )
+        wkb = pa.array(shapely.to_wkb(shapes), pa.binary())
+    else:
+        wkb = column.combine_chunks().cast(pa.binary())
+        if isinstance(wkb, pa.ChunkedArray):
+            wkb = pa.concat_arrays(wkb.chunks)
+    bbox = shapely.bounds(shapes)
+    if not np.isfinite(bbox).all():
+        raise InputError(
+            got=f"{int((~np.isfinite(bbox).all(axis=1)).sum())} rows without a geometry in {path}",
+            expected="a place for every row",
+            fix="drop those rows",
+        )
+    return wkb, bbox
+
+
+def _is_lonlat(crs: Any) -> bool:
+    if isinstance(crs, dict):
+        return crs.get("id", {}).get("code") in ("CRS84", 4326)
+    return crs in ("OGC:CRS84", "EPSG:4326")
+
+
+def _days(path: Path, column: Any) -> NDArray[np.int32]:
+    import pyarrow as pa
+
+    try:
+        days = column.cast(pa.date32()) if not pa.types.is_integer(column.type) else None
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            got=f"dates of type {column.type} in {path}",
+            expected="dates, timestamps, ISO text, or years as integers",
+            fix="convert the column with pandas.to_datetime",
+        ) from error
+    if days is None:
+        years = column.fill_null(0).to_numpy()
+        return np.array([_year_days(int(y)) if y else 0 for y in years], np.int32)
+    values: NDArray[np.int32] = days.cast(pa.int32()).fill_null(0).to_numpy().astype(np.int32)
+    return values
+
+
+def _year_days(year: int) -> int:
+    return int(np.datetime64(f"{year:04d}-01-01", "D").astype(np.int64))
