@@ -2,7 +2,7 @@
 
 The models see ``(x - mean) / std`` of product units, so reflectance 0..1, an 8-bit stretch, linear
 radar power or a forgotten offset give embeddings that look fine and mean nothing. ``check_units``
-looks at a deterministic sample of pixels and judges by quantiles, so a few odd pixels change nothing.
+samples pixels at fixed positions and judges by quantiles, so a few odd pixels do not matter.
 
 The +1000 offset of Sentinel-2 baseline 04.00 is told from darkness: vegetation, water and shade
 are dark in some band, and with the offset nothing is darker than about 1000. Desert, snow and
@@ -23,6 +23,8 @@ from bocage.sensors import sensor as sensor_table
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bocage.types import ValidArray
+
 _SAMPLE_PIXELS = 16_384
 """Enough for 1 % quantiles of a dozen bands, and about a millisecond."""
 
@@ -39,7 +41,7 @@ def check_units(
 
     ``x`` is [..., C] in the band order of ``sensors.py``; NaN is ignored, as are all-NaN bands.
     ``where`` names the values for the user (a file, a date). ``offset_settled`` says that metadata
-    or the user already decided about the Sentinel-2 offset, so that doubt is not worth a warning.
+    or the user decided about the Sentinel-2 offset: then doubt is silent and evidence a warning.
 
     Raises InputError when the evidence is strong; warns with BocageWarning when it is not.
     Large arrays are sampled at fixed positions: the same array always gives the same answer.
@@ -84,7 +86,7 @@ def _quantile(values: NDArray[np.float32], q: float) -> float:
 
 
 def _span(pixels: NDArray[np.float32]) -> str:
-    """ "the middle 98 % from a to b", as a person would read it off a histogram."""
+    """The middle 98 % of the values, as a person would read it off a histogram."""
     return f"mostly {_quantile(pixels, 0.01):.4g} to {_quantile(pixels, 0.99):.4g}"
 
 
@@ -158,16 +160,16 @@ def _check_offset(pixels: NDArray[np.float32], at: str, expected: str, *, settle
     if evidence == "none" or (evidence == "weak" and settled):
         return
     floor = _quantile(np.nanmin(pixels, axis=-1), 0.01)
-    if evidence == "strong":
+    if evidence == "strong" and not settled:
         raise InputError(
             got=f"Sentinel-2 values{at} with nothing darker than {floor:.0f}, which look like the "
             "+1000 offset of processing baseline 04.00 left in",
             expected=expected,
-            fix="remove it: open_stack(offset=-1000) or --offset -1000",
+            fix="remove it: open_stack(offset=-1000) or --offset -1000 (or pass 0 to keep it)",
         )
     warnings.warn(
-        f"Sentinel-2 values{at} have nothing darker than {floor:.0f}: bright desert, snow or cloud, "
-        "or the +1000 offset of processing baseline 04.00 left in, which would shift every "
+        f"Sentinel-2 values{at} have nothing darker than {floor:.0f}: bright desert, snow or "
+        "cloud, or the +1000 offset of processing baseline 04.00 left in, which would shift every "
         "embedding; if the product is of January 2022 or later pass offset=-1000, else offset=0",
         BocageWarning,
         stacklevel=5,
@@ -175,12 +177,12 @@ def _check_offset(pixels: NDArray[np.float32], at: str, expected: str, *, settle
 
 
 def offset_evidence(pixels: NDArray[np.float32]) -> str:
-    """ "none", "weak" or "strong" evidence that [n, 12] Sentinel-2 values carry the +1000 offset.
+    """Evidence that [n, 12] Sentinel-2 values carry the +1000 offset: "none", "weak" or "strong".
 
     Strong needs an unclouded darkness that bottoms out at 1000: vegetation (a NIR minus red of
     0.15 or more, which no offset changes) whose darkest band is never below 1000, or dark pixels
     (water, shade) that lie at 1000 in infrared bands at once. Measured on the real tiles of the
-    test data: no error among 360 offset-free tiles; see tests/test_units.py.
+    test data: strong on none of 243 offset-free tiles; see tests/test_units.py.
     """
     present = np.isfinite(pixels).any(axis=0)
     if present.sum() < 3:
@@ -195,18 +197,26 @@ def offset_evidence(pixels: NDArray[np.float32]) -> str:
     if floor < 850 or float(np.quantile(darkest, 0.002)) < 600:
         return "none"
     enough = max(64, len(pixels) // 200)
-    vegetation = (pixels[:, _S2["B08"]] - pixels[:, _S2["B04"]]) > 1500
+    vegetation: ValidArray = np.greater(pixels[:, _S2["B08"]] - pixels[:, _S2["B04"]], 1500)
     if vegetation.sum() >= enough:
-        low, middle = np.quantile(darkest[vegetation], [0.1, 0.5])
+        low, middle = (float(q) for q in np.quantile(darkest[vegetation], [0.1, 0.5]))
         # Above 1900 it is cloud over vegetation, which adds its own brightness.
         if low >= 1000 and middle < 1900:
             return "strong"
-    infrared = [i for name in ("B08", "B8A", "B11", "B12") if present[i := _S2[name]]]
+    infrared = [i for name in ("B08", "B8A", "B11", "B12") if bool(present[i := _S2[name]])]
     if len(infrared) >= 2:
         dark = ((pixels[:, infrared] > 850) & (pixels[:, infrared] < 1150)).all(axis=-1)
         if dark.sum() >= enough:
             return "strong"
     return "weak" if 950 <= floor < 2000 else "none"
+
+
+def lacks_offset(x: NDArray[Any]) -> bool:
+    """Whether [..., 12] Sentinel-2 values are too dark in places to carry the +1000 offset."""
+    pixels = sample_pixels(np.asarray(x))
+    pixels = pixels[np.isfinite(pixels).any(axis=-1)]
+    pixels = pixels[(np.nan_to_num(pixels) != 0).any(axis=-1)]
+    return len(pixels) >= 64 and float(np.quantile(np.nanmin(pixels, axis=-1), 0.01)) < 850
 
 
 def _check_sentinel1(pixels: NDArray[np.float32], at: str) -> None:
@@ -234,7 +244,7 @@ def _check_sentinel1(pixels: NDArray[np.float32], at: str) -> None:
         raise InputError(
             got=f"Sentinel-1 values{at} {_span(pixels)}, outside any radar backscatter in decibels",
             expected=expected,
-            fix="undo the scaling of the product: open_stack(scale=...) or --scale (dB x 100: 0.01)",
+            fix="undo the product's scaling: open_stack(scale=...) or --scale (dB x 100: 0.01)",
         )
 
 
@@ -284,8 +294,8 @@ def _warn_landsat_level_2(pixels: NDArray[np.float32], at: str) -> None:
     if np.isfinite(visible).any() and _quantile(visible, 0.01) >= 7000:
         warnings.warn(
             f"Landsat values{at} start at {_quantile(visible, 0.01):.0f} and lack B8, B9 and B11: "
-            "they look like Level-2 surface reflectance, but the models were trained on Level-1, so "
-            "the embeddings will be off",
+            "they look like Level-2 surface reflectance, but the models were trained on Level-1, "
+            "so the embeddings will be off",
             BocageWarning,
             stacklevel=5,
         )

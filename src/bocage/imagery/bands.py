@@ -11,14 +11,28 @@ import re
 from dataclasses import dataclass
 
 from bocage.errors import InputError
-from bocage.sensors import LANDSAT, SENTINEL1, SENTINEL2_L2A, SENSORS
+from bocage.sensors import LANDSAT, SENSORS, SENTINEL1, SENTINEL2_L2A
 
 CLOUD_TOKENS = {"SCL": "sentinel2_l2a", "QA_PIXEL": "landsat", "BQA": "landsat"}
 """Quality layers that are read as cloud masks, with their sensor."""
 
-_COLORS = (
-    "COASTAL BLUE GREEN RED REDEDGE1 REDEDGE2 REDEDGE3 NIR NIR08 NIR09 SWIR16 SWIR22 CIRRUS PAN LWIR11"
-).split()
+_COLORS = [
+    "COASTAL",
+    "BLUE",
+    "GREEN",
+    "RED",
+    "REDEDGE1",
+    "REDEDGE2",
+    "REDEDGE3",
+    "NIR",
+    "NIR08",
+    "NIR09",
+    "SWIR16",
+    "SWIR22",
+    "CIRRUS",
+    "PAN",
+    "LWIR11",
+]
 _LANDSAT_COLORS = {
     "COASTAL": "B1",
     "BLUE": "B2",

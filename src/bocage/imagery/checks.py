@@ -14,7 +14,7 @@ import numpy as np
 
 from bocage.errors import BocageWarning, InputError
 from bocage.sensors import SENSORS
-from bocage.units import check_units
+from bocage.units import check_units, lacks_offset, offset_evidence
 
 if TYPE_CHECKING:
     from bocage.imagery.opened import Opened, OpenOptions
@@ -37,7 +37,7 @@ def check_opened(opened: Opened, options: OpenOptions) -> None:
     if opened.level_1c and options.level != "L1C" and "sentinel2_l2a" in opened.readers:
         warnings.warn(
             f"Sentinel-2 Level-1C ({opened.level_1c}) where the models were trained on L2A surface "
-            "reflectance: blue bands are brighter by the atmosphere and embeddings shift; use L2A, or "
+            "reflectance: the atmosphere brightens blue bands and embeddings shift; use L2A, or "
             'pass level="L1C" (--level L1C) to accept this',
             BocageWarning,
             stacklevel=3,
@@ -76,15 +76,21 @@ def _check_values(sensor: str, reader: Reader, opened: Opened) -> None:
         picks = np.linspace(0, len(times) - 1, _MANY_DATES).round().astype(int)
         times = [times[i] for i in picks]
     some = False
-    for time in times:
-        x = sample(reader, time)
+    samples = {time: sample(reader, time) for time in times}
+    dark_eras = {
+        _era(opened, t) for t, x in samples.items() if sensor == "sentinel2_l2a" and lacks_offset(x)
+    }
+    for time, x in samples.items():
         valid = np.isfinite(x).any(axis=-1)
         if not valid.any():
             continue
         some = True
         day = str(opened.dates[time]) if opened.dates_known else ""
         where = ", ".join(part for part in (_source_name(opened), day) if part)
-        check_units(sensor, x, where=where, offset_settled=opened.offset_settled)
+        settled = opened.offset_settled or (
+            _era(opened, time) in dark_eras and offset_evidence(x) != "strong"
+        )
+        check_units(sensor, x, where=where, offset_settled=settled)
         if sensor in opened.masks:
             log.info(
                 "%s %s: %s and nodata mask about %.0f %% of the pixels",
@@ -96,11 +102,16 @@ def _check_values(sensor: str, reader: Reader, opened: Opened) -> None:
     if not some and not _has_data(reader):
         clouds = " or cloud" if sensor in opened.masks else ""
         raise InputError(
-            got=f"{SENSORS[sensor].title} in {_source_name(opened)} with nothing but nodata{clouds}",
+            got=f"{SENSORS[sensor].title} in {_source_name(opened)}, all of it nodata{clouds}",
             expected="at least one usable pixel",
             fix="check the area, the nodata value of the files"
             + (", or pass cloud_mask=False (--no-cloud-mask)" if clouds else ""),
         )
+
+
+def _era(opened: Opened, time: int) -> bool:
+    """Whether a date lies after the start of baseline 04.00; within an era one clear date tells."""
+    return bool(opened.dates[time] >= np.datetime64("2022-01-25"))
 
 
 def _source_name(opened: Opened) -> str:

@@ -1,7 +1,8 @@
 """Cloud masks from the quality layers that come with the imagery.
 
 Sources: Sentinel-2 L2A scene classification (ESA, Sentinel-2 Products Specification), Landsat
-Collection 2 QA_PIXEL (USGS LSDS-1619), Collection 1 and pre-collection BQA (USGS LSDS-1873, LSDS-1329).
+Collection 2 QA_PIXEL (USGS LSDS-1619), Collection 1 BQA (USGS LSDS-1873) and the BQA before it
+(USGS LSDS-1329).
 """
 
 from __future__ import annotations

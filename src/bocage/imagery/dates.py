@@ -24,11 +24,12 @@ UNKNOWN_DATE = np.datetime64("2020-07-01", "D")
 
 _FULL = re.compile(r"(?<!\d)((?:19|20)\d{2})([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")
 _MONTH = re.compile(r"(?<!\d)((?:19|20)\d{2})[-_.]?(0[1-9]|1[0-2])(?!\d)")
-_YEAR = re.compile(r"(?<![\d])((?:19|20)\d{2})(?![\d])")
+# Only at the start of a name: tile_2024.tif is more often a number than a year.
+_YEAR = re.compile(r"((?:19|20)\d{2})(?!\d)")
 
 
 def date_in_name(name: str) -> np.datetime64 | None:
-    """The first date in one file or folder name; a lone month or year gives its first day.
+    """The first date in a file or folder name; a lone month or leading year gives its first day.
 
     >>> date_in_name("T18TWL_20200601T154911_B02_10m"), date_in_name("2024")
     (np.datetime64('2020-06-01'), np.datetime64('2024-01-01'))
@@ -39,11 +40,11 @@ def date_in_name(name: str) -> np.datetime64 | None:
             return np.datetime64(day(int(year), int(month), int(number)), "D")
         except ValueError:
             continue  # 20230231 is a number, not a date.
-    match = _MONTH.search(name)
-    if match:
-        return np.datetime64(f"{match.group(1)}-{match.group(2)}-01", "D")
-    match = _YEAR.search(name)
-    return np.datetime64(f"{match.group(1)}-01-01", "D") if match else None
+    month_found = _MONTH.search(name)
+    if month_found:
+        return np.datetime64(f"{month_found.group(1)}-{month_found.group(2)}-01", "D")
+    year_found = _YEAR.match(name)
+    return np.datetime64(f"{year_found.group(1)}-01-01", "D") if year_found else None
 
 
 def parse_date(value: Any) -> np.datetime64:

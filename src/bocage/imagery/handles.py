@@ -52,7 +52,7 @@ def quiet_gdal() -> Iterator[None]:
 
 
 def dataset(path: str, warp_to: Grid | None = None, nodata: float | None = None) -> Any:
-    """This thread's open dataset of a path, or its nearest-neighbour warp onto a grid."""
+    """The open dataset of a path in this thread, or its nearest-neighbour warp onto a grid."""
     cache = _cache()
     key = (path, warp_to, nodata)
     if key in cache:

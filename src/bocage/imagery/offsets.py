@@ -15,14 +15,28 @@ _BASELINE = re.compile(r"_N(\d{2})(\d{2})_")
 _OFFSET = re.compile(
     r"<(?:BOA_ADD_OFFSET|RADIO_ADD_OFFSET)\s+band_id=\"(\d+)\"\s*>\s*(-?\d+)\s*</", re.IGNORECASE
 )
-_BAND_ID = ("B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12").split()
+_BAND_ID = [
+    "B01",
+    "B02",
+    "B03",
+    "B04",
+    "B05",
+    "B06",
+    "B07",
+    "B08",
+    "B8A",
+    "B09",
+    "B10",
+    "B11",
+    "B12",
+]
 """Order of band_id in Sentinel-2 metadata."""
 
 _REFLECTANCE_UNITS = 10_000.0
 
 
 def from_scale_and_offset(sensor: str, scale: float, offset: float) -> tuple[float, float] | None:
-    """A band's stored scale and offset as (scale, offset) to product units; None if they say nothing.
+    """The (scale, offset) to product units of a band's stored ones; None if they say nothing.
 
     A scale below 0.01 gives reflectance 0..1, which Sentinel-2 product units count in 1/10000.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def _check_number(name: str, value: Any) -> None:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
-    if number != number or abs(number) == float("inf") or (name == "scale" and number == 0):
+    if not math.isfinite(number) or (name == "scale" and number == 0):
         raise ConfigError(
             got=f"{name}={value!r}",
             expected='a number, or "db" or "db20" for a scale' if name == "scale" else "a number",

@@ -1,12 +1,13 @@
 """Raster files by their headers: which band, sensor, date and place each holds; no pixels are read.
 
-Bands become Scenes: one sensor, one date, one footprint. Scenes of the same date that lie beside each
-other mosaic, the first in name order on top.
+Bands become Scenes: one sensor, one date, one footprint. Scenes of the same date that lie beside
+each other mosaic, the first in name order on top.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,7 @@ def read_header(path: str) -> RasterHeader:
         )
     with quiet_gdal(), source_errors(path, "opened"), rasterio.open(path) as source:
         crs = source.crs
-        header = RasterHeader(
+        return RasterHeader(
             path=path,
             crs=crs_name(crs) if crs else "",
             transform=source.transform,
@@ -122,16 +123,20 @@ def read_header(path: str) -> RasterHeader:
             offsets=tuple(source.offsets),
             descriptions=tuple(source.descriptions),
         )
-    return header
 
 
 def crs_name(crs: Any) -> str:
-    """ "EPSG:32618" where there is a code, WKT otherwise, for anything rasterio takes as a CRS."""
+    """EPSG code where there is one, WKT otherwise, for anything rasterio takes as a CRS."""
     from rasterio.crs import CRS
 
     crs = CRS.from_user_input(crs)
+    wkt = str(crs.to_wkt())
     code = crs.to_epsg()
-    return f"EPSG:{code}" if code else str(crs.to_wkt())
+    if code is None:
+        # Old WKT with TOWGS84 states a code that GDAL does not dare to match.
+        stated = re.search(r'(?:AUTHORITY\["EPSG","|ID\["EPSG",)(\d+)"?\]\]$', wkt)
+        code = int(stated.group(1)) if stated else None
+    return f"EPSG:{code}" if code else wkt
 
 
 def find_bands(
@@ -161,7 +166,7 @@ def find_bands(
         given = dates[number] if dates is not None else options.date
         date = parse_date(given) if given is not None else _date_of(header.path, roots)
         bands = _bands_of_file(header, found, neighbours, date, options)
-        sensors = {b.sensor for b in bands} or {names.product_sensor(header.path)}
+        sensors = {b.sensor for b in bands} or {names.product_sensor(header.path) or ""}
         if "sentinel2_l2a" in sensors and options.sensor in (None, "sentinel2_l2a"):
             level_1c = level_1c or _level_1c(header, found)
         result += bands
@@ -185,8 +190,8 @@ def _raise_no_bands(
     example = unnamed[0] if unnamed else headers[0].path
     count = max(len(h.descriptions) for h in headers)
     raise InputError(
-        got=f"{len(headers)} file(s) such as {example} with {count} band(s), none of which is named "
-        f"as a band of {' or '.join(wanted)}",
+        got=f"{len(headers)} file(s) such as {example} with {count} band(s), none of which is "
+        f"named as a band of {' or '.join(wanted)}",
         expected="bands named in file names (..._B02.jp2) or in GDAL band descriptions",
         fix='pass the names in file order: open_stack(bands=["B02", "B03", ...]) or '
         "--bands B02,B03,...",

@@ -35,7 +35,7 @@ class Reader(Protocol):
         """Per time, whether the sensor has anything there; elsewhere all is NaN unread."""
 
     def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
-        """Values [len(times), C, rows, cols]; ranges lie inside the scene; SourceError on failure."""
+        """Values [len(times), C, rows, cols] inside the scene; SourceError on failure."""
 
 
 _LAZY: WeakValueDictionary[str, LazyArray] = WeakValueDictionary()
@@ -114,11 +114,9 @@ class ArrayReader:
 
     def __init__(self, variable: xr.DataArray) -> None:
         self.variable = variable
-        self.shape = tuple(variable.shape)
-        self.present = (True,) * variable.shape[0]
-
-    shape: tuple[int, int, int, int]
-    present: tuple[bool, ...]
+        times, bands, rows, cols = variable.shape
+        self.shape: tuple[int, int, int, int] = (times, bands, rows, cols)
+        self.present: tuple[bool, ...] = (True,) * times
 
     def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
         """Values [len(times), C, rows, cols]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from affine import Affine
 
@@ -12,18 +12,46 @@ from bocage.errors import InputError
 from bocage.geo import Grid
 
 if TYPE_CHECKING:
-    from bocage.imagery.rasters import RasterHeader
     from bocage.types import BboxWSEN
+
+
+class Footprint(Protocol):
+    """A source's grid: a raster header or a cube."""
+
+    @property
+    def path(self) -> str:
+        """Name for messages."""
+
+    @property
+    def crs(self) -> str:
+        """EPSG code or WKT."""
+
+    @property
+    def transform(self) -> Affine:
+        """Pixel to CRS units."""
+
+    @property
+    def north_up(self) -> bool:
+        """Whether rows and columns follow the axes of the CRS."""
+
+    @property
+    def bounds(self) -> BboxWSEN:
+        """Outer edges."""
+
+    @property
+    def resolution(self) -> float:
+        """Side of a pixel in CRS units."""
+
 
 _SAME_RESOLUTION = 0.01
 """Pixels within 1 % of the wanted size stay as they are (EuroSAT has 10.003 m)."""
 
 
-def choose_grid(headers: Sequence[RasterHeader], *, crs: str | None, resolution_m: float) -> Grid:
-    """The union of the files on the grid of the finest of them; InputError for two CRS without crs=.
+def choose_grid(headers: Sequence[Footprint], *, crs: str | None, resolution_m: float) -> Grid:
+    """The union of the files on the grid of the finest; InputError for two CRS without crs=.
 
-    A pixel belongs to the grid when its centre lies inside a file. Without ``crs`` the files keep their
-    own CRS; with it the grid is a lattice of multiples of the resolution, as UTM products use.
+    A pixel belongs to the grid when its centre lies inside a file. Without ``crs`` the files keep
+    their own CRS; with it the grid is a lattice of multiples of the resolution, as UTM products.
     """
     names = list(dict.fromkeys(h.crs for h in headers))
     target = crs
@@ -40,9 +68,7 @@ def choose_grid(headers: Sequence[RasterHeader], *, crs: str | None, resolution_
             )
         target = names[0]
     else:
-        from bocage.imagery.rasters import crs_name
-
-        target = _known_crs(target, crs_name)
+        target = _known_crs(target)
     _require_meters(target, given=crs is not None)
     finest = min(headers, key=lambda h: h.resolution)
     if names == [target] and finest.north_up:
@@ -50,11 +76,13 @@ def choose_grid(headers: Sequence[RasterHeader], *, crs: str | None, resolution_
     return _lattice(headers, target, resolution_m)
 
 
-def _known_crs(crs: str, crs_name: object) -> str:
+def _known_crs(crs: str) -> str:
     from rasterio.errors import CRSError
 
+    from bocage.imagery.rasters import crs_name
+
     try:
-        return str(crs_name(crs))  # type: ignore[operator]
+        return crs_name(crs)
     except CRSError as error:
         raise InputError(
             got=f"crs={crs!r}", expected='"utm", an EPSG code or WKT', fix='pass crs="utm"'
@@ -72,9 +100,7 @@ def _require_meters(crs: str, *, given: bool) -> None:
         )
 
 
-def _same_crs_grid(
-    headers: Sequence[RasterHeader], finest: RasterHeader, resolution_m: float
-) -> Grid:
+def _same_crs_grid(headers: Sequence[Footprint], finest: Footprint, resolution_m: float) -> Grid:
     step = finest.transform.a
     square = abs(step + finest.transform.e) < _SAME_RESOLUTION * step
     keep = square and abs(step - resolution_m) <= _SAME_RESOLUTION * resolution_m
@@ -92,7 +118,7 @@ def _whole(pixels: float) -> int:
     return math.floor(pixels + 0.5 - 1e-6)
 
 
-def _lattice(headers: Sequence[RasterHeader], crs: str, resolution_m: float) -> Grid:
+def _lattice(headers: Sequence[Footprint], crs: str, resolution_m: float) -> Grid:
     from rasterio.warp import transform_bounds
 
     bounds = _union([transform_bounds(h.crs, crs, *h.bounds, densify_pts=21) for h in headers])

@@ -1,4 +1,4 @@
-"""The Stack: an xarray Dataset with one lazy variable per sensor (docs/architecture.md, Contract 1)."""
+"""The Stack (docs/architecture.md, Contract 1): an xarray Dataset, one lazy variable per sensor."""
 
 from __future__ import annotations
 
