@@ -11,14 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bocage.embeddings.cog import export_cog
+    from bocage.embeddings.description import Info, info
     from bocage.embeddings.grid import EmbeddingGrid
     from bocage.embeddings.open import open_embeddings
+    from bocage.embeddings.picture import Preview, preview
+    from bocage.embeddings.stac import write_stac_item
     from bocage.embeddings.store import create_store, shard_path, write_shard
+    from bocage.embeddings.validation import Finding, validate
 
 _HOME = {
     "EmbeddingGrid": "grid",
     "create_store": "store",
     "export_cog": "cog",
+    "Finding": "validation",
+    "Info": "description",
+    "info": "description",
+    "Preview": "picture",
+    "preview": "picture",
+    "validate": "validation",
+    "write_stac_item": "stac",
     "open_embeddings": "open",
     "shard_path": "store",
     "write_shard": "store",
@@ -26,11 +37,18 @@ _HOME = {
 
 __all__ = [
     "EmbeddingGrid",
+    "Finding",
+    "Info",
+    "Preview",
     "create_store",
     "export_cog",
+    "info",
     "open_embeddings",
+    "preview",
     "shard_path",
+    "validate",
     "write_shard",
+    "write_stac_item",
 ]
 
 

@@ -104,13 +104,18 @@ def band_name(index: int) -> str:
 def _select(
     source: PathLike | xr.DataArray, *, year: int | None, zone: int | str | None, dims: int | None
 ) -> LazyRaster:
-    """One year of the source as a lazy raster."""
+    """One year of the source."""
     if isinstance(source, (str, Path)):
         from bocage.embeddings.open import open_raster
 
         raster = open_raster(source, dims=dims, zone=zone)
     else:
         raster = _from_dataarray(source, dims)
+    return select_year(raster, year)
+
+
+def select_year(raster: LazyRaster, year: int | None) -> LazyRaster:
+    """The raster of one year; InputError if there are several and none is named."""
     if year is None and len(raster.years) > 1:
         raise InputError(
             got=f"{len(raster.years)} years {list(raster.years)}",
