@@ -20,9 +20,14 @@ from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.models.checkpoint import LoadReport
 from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
+from bocage.models.inputs import (
+    check_grid,
+    check_patch_size,
+    check_query_size,
+    check_timestamps,
+    read_array,
+)
 from bocage.models.missing import prepare
-from bocage.models.timestamps import check_timestamps
-from bocage.sensors import SENSORS, sensor
 from bocage.units import check_units as check_product_units
 
 PRECISIONS = ("fp32", "bf16")
@@ -171,10 +176,19 @@ class Model:
                 expected=f"at least one of {', '.join(self.sensors)}",
                 fix="pass {sensor: array [B, H, W, T, C]}",
             )
-        arrays = {name: self._array(name, x) for name, x in inputs.items()}
+        arrays = {name: read_array(name, x, self.sensors) for name, x in inputs.items()}
         stamps = check_timestamps(timestamps)
-        self._check_shapes(arrays, stamps, patch_size)
-        self._check_query_size(patch_size, location_query_patch_size)
+        check_patch_size(patch_size, self.config.base_patch_size)
+        check_query_size(location_query_patch_size, patch_size, self.config)
+        check_grid(arrays, stamps, patch_size, self.config)
+        if stamps.shape[1] > self.max_timesteps and not self._warned_long:
+            self._warned_long = True
+            warnings.warn(
+                f"{stamps.shape[1]} timesteps given, {self.name} was trained on at most "
+                f"{self.max_timesteps}; longer series are untested, composite them by month",
+                BocageWarning,
+                stacklevel=3,
+            )
         if check_units and normalize:
             for name, x in arrays.items():
                 check_product_units(name, x.detach().cpu().numpy(), where="encode")
@@ -253,98 +267,6 @@ class Model:
         sets = len(self.config.band_sets[name])
         shape = (n, rows // patch_size, cols // patch_size, times, sets)
         return torch.ones(shape, dtype=torch.bool, device=self.device)
-
-    def _array(self, name: str, data: Any) -> Tensor:
-        """The input as a tensor [B, H, W, T, C]."""
-        sensor(name)
-        if name not in self.sensors:
-            raise InputError(
-                got=f"sensor {name}",
-                expected=f"one of {', '.join(self.sensors)}, which {self.name} reads",
-                fix=f"leave {name} out",
-            )
-        if isinstance(data, Tensor):
-            tensor = data
-        else:
-            x = np.asarray(data)
-            if x.dtype.kind not in "fiu":
-                raise InputError(
-                    got=f"{name} of type {x.dtype}",
-                    expected="numbers",
-                    fix="pass a float32 array with NaN where there is no data",
-                )
-            # torch takes neither flipped nor read-only arrays without trouble.
-            plain = x.flags.writeable and min(x.strides, default=0) >= 0
-            tensor = torch.from_numpy(x.astype(np.float32, copy=not plain))
-        n_bands = len(SENSORS[name].bands)
-        if tensor.ndim != 5 or tensor.shape[-1] != n_bands or 0 in tensor.shape:
-            raise InputError(
-                got=f"{name} of shape {list(tensor.shape)}",
-                expected=f"[batch, height, width, time, {n_bands}], bands "
-                f"{' '.join(SENSORS[name].band_names)}",
-                fix="put the band axis last, with NaN for bands you do not have",
-            )
-        return tensor
-
-    def _check_shapes(self, arrays: dict[str, Tensor], stamps: Tensor, patch_size: int) -> None:
-        base = self.config.base_patch_size
-        if not isinstance(patch_size, int | np.integer) or not 1 <= patch_size <= base:
-            raise InputError(
-                got=f"patch_size={patch_size!r}",
-                expected=f"a whole number of pixels from 1 to {base}",
-                fix="pass patch_size=4, or 1 to 2 for finer maps at higher cost",
-            )
-        shapes = {name: tuple(x.shape[:4]) for name, x in arrays.items()}
-        if len(set(shapes.values())) > 1:
-            raise InputError(
-                got=f"sensors of different [batch, height, width, time]: {shapes}",
-                expected="one grid and one list of dates for all sensors",
-                fix="put all on one 10 m grid and fill the dates a sensor lacks with NaN",
-            )
-        n_batch, rows, cols, times = next(iter(shapes.values()))
-        if stamps.shape[:2] != (n_batch, times):
-            raise InputError(
-                got=f"timestamps of shape {list(stamps.shape)} for {n_batch} samples of {times} "
-                "timesteps",
-                expected=f"shape [{n_batch}, {times}, 3]",
-                fix="pass one (day, month, year) per sample and timestep",
-            )
-        if rows % patch_size or cols % patch_size:
-            raise InputError(
-                got=f"crops of {rows} x {cols} pixels with patch_size={patch_size}",
-                expected="sides that are multiples of the patch size",
-                fix="pad with NaN or crop to a multiple",
-            )
-        if self.config.square_only and rows != cols:
-            raise InputError(
-                got=f"crops of {rows} x {cols} pixels for {self.name}",
-                expected=f"squares: the position table of {self.release} is square",
-                fix="pad with NaN to a square, or use a v1.2 or v1.3 model",
-            )
-        if times > self.max_timesteps and not self._warned_long:
-            self._warned_long = True
-            warnings.warn(
-                f"{times} timesteps given, {self.name} was trained on at most "
-                f"{self.max_timesteps}; longer series are untested, composite them by month",
-                BocageWarning,
-                stacklevel=4,
-            )
-
-    def _check_query_size(self, patch_size: int, query_size: int | None) -> None:
-        if query_size is None:
-            return
-        if self.config.pooler is None:
-            raise ConfigError(
-                got=f"location_query_patch_size={query_size} for {self.name}",
-                expected="a model with location tokens (v1.3)",
-                fix="leave location_query_patch_size out",
-            )
-        if query_size < 1 or patch_size % query_size:
-            raise ConfigError(
-                got=f"location_query_patch_size={query_size} with patch_size={patch_size}",
-                expected="a divisor of the patch size",
-                fix=f"pass one of {[n for n in range(1, patch_size + 1) if patch_size % n == 0]}",
-            )
 
 
 def _unknown_output(output: str, known: list[str] | None = None) -> ConfigError:
