@@ -13,7 +13,9 @@ def smooth_map(dims: int, shape_yx: tuple[int, int], seed: int = 0) -> np.ndarra
     rng = np.random.default_rng(seed)
     rows, cols = np.mgrid[: shape_yx[0], : shape_yx[1]].astype(np.float32)
     fields = (rows // 23).astype(int) * 7 + (cols // 31).astype(int)
-    prototypes = rng.normal(0, 0.25, (fields.max() + 1, dims)).astype(np.float32)
+    # A few directions carry most of the variance, so that principal components are well defined.
+    latent = rng.normal(0, 1, (fields.max() + 1, 6)) * 0.5 ** np.arange(6)
+    prototypes = (latent @ rng.normal(0, 0.2, (6, dims))).astype(np.float32)
     x = np.moveaxis(prototypes[fields], -1, 0)
     slope = rng.normal(0, 0.05, (dims, 2)).astype(np.float32)
     x = x + slope[:, :1, None] * rows / shape_yx[0] + slope[:, 1:, None] * cols / shape_yx[1]

@@ -129,12 +129,14 @@ def _fit(raster: LazyRaster, where: str) -> _Basis:
     rng = np.random.default_rng(0)
     parts: list[FloatArray] = []
     chunks = sample_chunks(raster, _SAMPLE_CHUNKS)
-    share = -(-_SAMPLE_VECTORS // len(chunks))
+    n_cells = sum((r.stop - r.start) * (c.stop - c.start) for _, r, c in chunks)
+    # The same share of every chunk: small chunks at the edge count by their area.
+    share = min(1.0, _SAMPLE_VECTORS / n_cells)
     for _, rows, cols in chunks:
         x = raster[0, :, rows, cols].reshape(raster.shape[1], -1)
         keep = np.flatnonzero(~np.isnan(x).any(axis=0))
-        if keep.size > share:
-            keep = rng.choice(keep, share, replace=False)
+        if share < 1:
+            keep = keep[rng.random(keep.size) < share]
         parts.append(x[:, keep])
     sample = np.concatenate(parts, axis=1).astype(np.float64)
     if sample.shape[1] == 0:

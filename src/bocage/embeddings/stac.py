@@ -55,12 +55,16 @@ def write_stac_item(
     `{"emb:energy": {...}}`; `previews` maps asset keys such as "overview" to pictures.
     """
     from bocage.embeddings.open import open_raster
+    from bocage.embeddings.zarr_layout import is_zarr
 
     source = str(uri)
     target = Path(path) if path is not None else Path(source.rstrip("/")).with_suffix(".stac.json")
     raster = open_raster(uri, zone=zone)
     item = stac_item(
-        raster, href=_href(source, target.parent), item_id=item_id or Path(source).stem
+        raster,
+        href=_href(source, target.parent),
+        media_type=_MEDIA["zarr" if is_zarr(source) else "tif"],
+        item_id=item_id or Path(source).stem,
     )
     item["properties"] |= dict(properties or {})
     for key, picture in (previews or {}).items():
@@ -74,14 +78,14 @@ def write_stac_item(
     return target
 
 
-def stac_item(raster: LazyRaster, *, href: str, item_id: str) -> dict[str, Any]:
+def stac_item(raster: LazyRaster, *, href: str, media_type: str, item_id: str) -> dict[str, Any]:
     """The item as a dictionary."""
     codec, dims = str(raster.attrs.get("codec", "")), raster.shape[1]
     model = str(raster.attrs.get("model", ""))
     geometry, bbox = footprint(raster.grid)
     asset = {
         "href": href,
-        "type": _MEDIA["zarr" if ".zarr" in href else "tif"],
+        "type": media_type,
         "title": f"{dims}-dimensional embeddings by {model or 'an unknown model'}",
         "roles": ["data", "embeddings"],
         "gsd": _gsd_m(raster.grid),
@@ -201,13 +205,14 @@ def _links(raster: LazyRaster, model: str) -> list[dict[str, Any]]:
         }
     ]
     for sensor in sensors or [None]:
+        title = sensor or "unknown"
         href = SOURCE_DATA.get(sensor, UNKNOWN_SOURCE) if sensor else UNKNOWN_SOURCE
         links.append(
             {
                 "rel": "emb:source-data",
                 "href": href,
                 "type": "text/html",
-                "title": sensor or "unknown",
+                "title": title,
             }
         )
     return links

@@ -45,7 +45,7 @@ def check_store(uri: str) -> Iterator[Finding]:
         yield error(
             "root",
             "groups utmNN without spatial_layout",
-            'set geoemb:spatial_layout to "utm_zones"',
+            "set geoemb:spatial_layout to utm_zones",
         )
     for name in zones or [""]:
         group = root[name] if name else root
@@ -140,10 +140,11 @@ def _check_array(array: zarr.Array, attributes: Mapping[str, Any], where: str) -
     names = getattr(array.metadata, "dimension_names", None) or ()
     if "band" in names:
         stored = array.shape[list(names).index("band")]
-        if stored != attributes.get("geoemb:dimensions"):
+        stated = attributes.get("geoemb:dimensions")
+        if stored != stated:
             yield error(
                 where,
-                f"{stored} bands, while geoemb:dimensions says {attributes.get('geoemb:dimensions')}",
+                f"{stored} bands, while geoemb:dimensions says {stated}",
                 "make them agree",
             )
     inner_bytes = int(np.prod(array.chunks)) * np.dtype(array.dtype).itemsize
@@ -215,7 +216,7 @@ def _check_coordinates(
 
 def _check_files(store: Path, root: zarr.Group, zones: list[str]) -> Iterator[Finding]:
     """Leftovers, missing blocks and unreadable shards of a local store."""
-    partial = [p for p in store.rglob("*.partial")]
+    partial = list(store.rglob("*.partial"))
     if partial:
         yield warning(
             str(partial[0].relative_to(store)),
