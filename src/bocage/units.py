@@ -184,7 +184,7 @@ def offset_evidence(pixels: NDArray[np.float32]) -> str:
     (water, shade) that lie at 1000 in infrared bands at once. Measured on the real tiles of the
     test data: strong on none of 243 offset-free tiles; see tests/test_units.py.
     """
-    present = np.isfinite(pixels).any(axis=0)
+    present: ValidArray = np.asarray(np.isfinite(pixels).any(axis=0))
     if present.sum() < 3:
         return "none"  # Two bands or fewer say too little about darkness.
     pixels = pixels[np.isfinite(pixels[:, present]).all(axis=-1)]
