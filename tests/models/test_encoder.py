@@ -12,7 +12,8 @@ from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.latent_mim import Laten
 from bocage.models.encoder import Encoder
 from bocage.models.model import Encoded
 from bocage.models.releases import RELEASES, release_config
-from models.official import (
+
+from .official import (
     ALL_SENSORS,
     TOLERANCE,
     max_difference,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,13 +18,13 @@ from safetensors.torch import save_file
 
 from bocage import list_models, load_model
 from bocage.errors import ConfigError, ModelError
-from bocage.models import hub
 from bocage.models.checkpoint import weights_hash
 from bocage.models.config_json import config_to_json
 from bocage.models.load import read_pretraining_model
 from bocage.models.predictor import PretrainingModel
 from bocage.models.releases import RELEASES, find_release, release_config
-from models.official import official_model
+
+from .official import official_model
 
 COUNTS = {  # spec: number of tensors and of parameters of the whole official file
     ("v1", "nano"): (287, 3_549_568),
@@ -285,22 +289,29 @@ def test_a_pretraining_model_is_read_from_an_official_file(folder: Path, weights
 # --- hub -------------------------------------------------------------------------------------
 
 
-def test_a_hub_that_never_answers_is_noticed_in_time(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: time.sleep(60))
-    monkeypatch.setattr(hub, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    start = time.perf_counter()
-    with pytest.raises(ModelError, match=r"no answer within.*weights=PATH.*weights=None"):
-        load_model("olmoearth-v1.2-nano")
-    assert time.perf_counter() - start < 5
-
-
-def test_the_bound_for_the_hub_is_ten_seconds() -> None:
-    assert hub.TIMEOUT_S < 10
+def test_a_hub_that_never_answers_is_noticed_in_time(tmp_path: Path) -> None:
+    """In a fresh process, because the client reads its endpoint and cache at import."""
+    code = (
+        "from bocage import errors, load_model\n"
+        "try: load_model('olmoearth-v1.2-nano')\n"
+        "except errors.ModelError as error: print(error)\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, then says nothing
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds = time.perf_counter() - start
+    assert "no answer within" in done.stdout
+    assert "weights=PATH" in done.stdout
+    assert "weights=None" in done.stdout
+    # The bound is ten seconds after the imports, which on a busy machine take some more.
+    assert seconds < 10 + 5
 
 
 def test_official_files_come_from_the_cache_with_a_note_on_the_license(
@@ -308,12 +319,11 @@ def test_official_files_come_from_the_cache_with_a_note_on_the_license(
 ) -> None:
     import huggingface_hub
 
-    def cached(repo_id: str, filename: str, **options: object) -> str:
+    def cached(repo_id: str, filename: str) -> str:
         assert repo_id == "allenai/OlmoEarth-v1_2-Nano"
-        assert options["local_files_only"]
         return str(folder / filename)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", cached)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
     caplog.set_level(logging.INFO)
     model = load_model("olmoearth-v1.2-nano")
     assert model.name == "olmoearth-v1.2-nano"

@@ -15,7 +15,8 @@ from bocage.models.missing import nearest_bands, prepare
 from bocage.models.model import Encoded, Model
 from bocage.models.releases import release_config
 from bocage.sensors import SENSORS
-from models.official import (
+
+from .official import (
     ALL_SENSORS,
     TOLERANCE,
     max_difference,

@@ -13,7 +13,8 @@ from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.models.model import Model
 from bocage.models.releases import release_config
 from bocage.sensors import SENSORS
-from models.official import official_model, our_model, random_dates
+
+from .official import official_model, our_model, random_dates
 
 
 @pytest.fixture(name="model", scope="module")
@@ -126,6 +127,9 @@ def test_mixed_precision_is_close_to_fp32(model: Model) -> None:
         (scene(2, 8, 8, 2), r"timestamps of shape \[2, 3, 3\]"),
         (scene(2, 0, 8, 3), "shape"),
         (np.full((2, 8, 8, 3, 12), "a"), "numbers"),
+        (scene(2, 8, 8, 3).astype(complex), "complex"),
+        (torch.zeros(2, 8, 8, 3, 12, dtype=torch.complex64), "complex"),
+        ([scene(1, 8, 8, 3), scene(1, 4, 4, 3)], "one array"),
     ],
 )
 def test_imagery_that_does_not_fit(model: Model, x: np.ndarray, message: str) -> None:
@@ -166,6 +170,8 @@ def test_sensors_must_be_known_and_on_one_grid(model: Model) -> None:
         model.encode({"sentinel3": scene(1, 8, 8, 1)}, DATES[:1, :1])
     with pytest.raises(InputError, match="no inputs"):
         model.encode({}, DATES)
+    with pytest.raises(InputError, match="got a ndarray"):
+        model.encode(scene(2, 8, 8, 3), DATES)
     with pytest.raises(InputError, match="different"):
         model.encode(
             {

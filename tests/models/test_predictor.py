@@ -13,7 +13,8 @@ from bocage.models.config_json import config_to_json
 from bocage.models.predictor import PretrainingModel
 from bocage.models.releases import release_config
 from bocage.sensors import MAPS, SENSORS
-from models.official import TOLERANCE, official_model, official_sample, random_dates, randomize
+
+from .official import TOLERANCE, official_model, official_sample, random_dates, randomize
 
 NANO = ["v1", "v1.1", "v1.2", "v1.3"]
 PATCH, SIDE, TIMES = 4, 3, 3

@@ -20,7 +20,8 @@ from bocage.models.rope import (
     rope_angles,
     rotate,
 )
-from models.official import (
+
+from .official import (
     ALL_SENSORS,
     TOLERANCE,
     max_difference,

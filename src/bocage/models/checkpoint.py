@@ -194,8 +194,9 @@ def _open(path: Path) -> tuple[list[str], Callable[[str], Tensor]]:
         if path.suffix == ".safetensors":
             slices: Any = safe_open(path, framework="pt")
             return list(slices.keys()), slices.get_tensor
-        # Mapped: tensors that are not used are never read.
-        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        # Mapped: tensors that are not used are never read. (torch before 1.6 wrote no zip files.)
+        mapped = zipfile.is_zipfile(path)
+        loaded = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
         tensors = dict(_state_dict(loaded))
         return list(tensors), tensors.__getitem__
     except FileNotFoundError as error:

@@ -14,8 +14,8 @@ from bocage.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 8.0
-"""Longest wait for the first answer of the hub."""
+TIMEOUT_S = 7.0
+"""Longest wait for the first answer of the hub; with slow imports still under ten seconds."""
 
 
 def hub_file(repo_id: str, filename: str) -> Path:
@@ -23,13 +23,13 @@ def hub_file(repo_id: str, filename: str) -> Path:
 
     Raises ModelError if it is not cached and the hub cannot be reached or does not have it.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    try:
-        return Path(hf_hub_download(repo_id, filename, local_files_only=True))
-    except LocalEntryNotFoundError:
-        _probe(repo_id, filename)
+    # Not hf_hub_download(local_files_only=True): it still asks the hub (3 s, huggingface_hub 2.4).
+    cached = try_to_load_from_cache(repo_id, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    _probe(repo_id, filename)
     logger.info("downloading %s of %s", filename, repo_id)
     try:
         return Path(hf_hub_download(repo_id, filename, etag_timeout=TIMEOUT_S))

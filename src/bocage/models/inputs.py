@@ -29,14 +29,17 @@ def read_array(name: str, data: Any, known: tuple[str, ...]) -> Tensor:
             expected=f"one of {', '.join(known)}, which the model reads",
             fix=f"leave {name} out",
         )
-    if isinstance(data, Tensor):
+    if isinstance(data, Tensor) and not data.is_complex():
         tensor = data
     else:
-        x = np.asarray(data)
+        try:
+            x = np.asarray(data)
+        except ValueError:  # a list of arrays of unequal shapes
+            x = np.asarray(None)
         if x.dtype.kind not in "fiu":
             raise InputError(
                 got=f"{name} of type {x.dtype}",
-                expected="numbers",
+                expected="one array of numbers",
                 fix="pass a float32 array with NaN where there is no data",
             )
         # torch takes neither flipped nor read-only arrays without trouble.

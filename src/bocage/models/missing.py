@@ -70,9 +70,9 @@ def prepare(
 
 def _normalize(sensor: Sensor, x: Tensor) -> Tensor:
     """Map mean +- 2 std to 0..1, never clipped."""
-    low = torch.tensor([b.mean - 2 * b.std for b in sensor.bands], dtype=torch.float64)
-    width = torch.tensor([4 * b.std for b in sensor.bands], dtype=torch.float64)
-    return (x - low.to(x)) / width.to(x)
+    low = x.new_tensor([band.mean - 2 * band.std for band in sensor.bands])
+    width = x.new_tensor([4 * band.std for band in sensor.bands])
+    return (x - low) / width
 
 
 def _source_bands(sensor: Sensor, has_band: Tensor, *, copy: bool) -> Tensor:

@@ -170,9 +170,9 @@ class Model:
         any sample; the result is that of the sample alone. Raises InputError on shapes, dates and
         units that do not fit.
         """
-        if not inputs:
+        if not isinstance(inputs, Mapping) or len(inputs) == 0:
             raise InputError(
-                got="no inputs",
+                got="no inputs" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}",
                 expected=f"at least one of {', '.join(self.sensors)}",
                 fix="pass {sensor: array [B, H, W, T, C]}",
             )
@@ -282,7 +282,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(
             got=f"device={str(device)!r} ({str(error).splitlines()[0]})",
             expected='a device that torch can use here, like "cpu" or "cuda"',
