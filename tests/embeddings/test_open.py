@@ -435,3 +435,16 @@ def test_store_and_cog_over_http(map_store, map_cog, serve):
     np.testing.assert_array_equal(remote[0, :, 100:140, 50], here[0, :, 100:140, 50])
     with pytest.raises(SourceError, match="nothing"):
         open_embeddings(f"{serve(map_store.parent)}/nothing.zarr")
+
+
+def test_a_damaged_shard_is_an_error_and_not_nodata(tmp_path):
+    """Cut off, and rotten in the middle: zstd alone would decode some rot to other numbers."""
+    path = write_map(tmp_path / "e.zarr", smooth_map(3, (64, 64)))
+    shard = path / "utm18/embeddings/c/0/0/0/0"
+    data = shard.read_bytes()
+    for spoil in (slice(len(data) // 2, None), slice(1000, 1400), slice(5000, 5001)):
+        bad = bytearray(data)
+        bad[spoil] = b"" if spoil.stop is None else bytes(spoil.stop - spoil.start)
+        shard.write_bytes(bad)
+        with pytest.raises(SourceError, match="unreadable"):
+            open_embeddings(path).load()

@@ -363,3 +363,8 @@ def test_a_single_store_keeps_any_crs(tmp_path):
     opened = open_embeddings(path)
     assert opened.rio.crs.to_epsg() == 3035
     np.testing.assert_allclose(opened[1, :, 128:, 64:], x, atol=0.02)
+
+
+def test_attributes_that_json_cannot_hold_are_refused():
+    with pytest.raises(InputError, match="JSON"):
+        make_grid(attrs={"score": np.float32(1)})

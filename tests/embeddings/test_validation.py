@@ -136,7 +136,7 @@ def test_overviews_of_codes_are_found(map_store, map_cog, tmp_path):
 def test_plain_geotiffs_are_told_what_they_lack(map_cog, tmp_path):
     with rasterio.open(map_cog) as file:
         profile, q = file.profile, file.read()
-    profile.update(nodata=None, tiled=False, blockysize=1)
+    profile.update(nodata=None, tiled=False, blockysize=1, interleave="band")
     profile.pop("blockxsize")
     with rasterio.open(tmp_path / "plain.tif", "w", **profile) as file:
         file.write(q)
@@ -154,7 +154,7 @@ def test_structure_is_checked_without_rio_cogeo_as_well(tmp_path, monkeypatch):
     good = export_cog(store, tmp_path / "good.tif")
     with rasterio.open(good) as file:
         profile, q = file.profile, file.read()
-    profile.update(tiled=False)
+    profile.update(tiled=False, interleave="band")
     profile.pop("blockxsize")
     profile.pop("blockysize")
     with rasterio.open(tmp_path / "strips.tif", "w", **profile) as file:

@@ -20,6 +20,7 @@ PARTIAL_SUFFIX = ".partial"
 """Ends the names of files being written; whoever finds one may delete it."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ROOM_BYTES = 256 * 1024
 _FULL_TEXTS = ("No space left", "disk full", "File too large", "quota exceeded")
 
 
@@ -96,8 +97,15 @@ def flush_to_disk(path: Path) -> None:
 
 
 def _write_failed(target: Path, error: Exception) -> StoreError:
-    text = str(error)
-    full = getattr(error, "errno", None) in _FULL or any(t in text for t in _FULL_TEXTS)
+    # The system's own words, without the temporary name that means nothing to the user.
+    text = getattr(error, "strerror", None) or str(error)
+    code = getattr(error, "errno", None)
+    full = (
+        code in _FULL
+        or any(t in text for t in _FULL_TEXTS)
+        # GDAL says "Write failed" and no more.
+        or (code is None and _free_bytes(target.parent) < _NO_ROOM_BYTES)
+    )
     reason = "no space left on the disk" if full else text or type(error).__name__
     return StoreError(
         got=f"{reason} while writing {target}",
@@ -108,6 +116,13 @@ def _write_failed(target: Path, error: Exception) -> StoreError:
             else "check the path and its permissions, and run again"
         ),
     )
+
+
+def _free_bytes(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return _NO_ROOM_BYTES
 
 
 def _taken(target: Path) -> StoreError:

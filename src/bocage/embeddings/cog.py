@@ -88,6 +88,7 @@ def export_cog(
     with (
         naming_failures(target),
         scratch_beside(target) as folder,
+        naming_failures(target),  # once more inside, while a full disk is still full
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_PAM_ENABLED=False),
     ):
         result = _build(raster, folder, codec=codec, block_cells=block_cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,6 +104,14 @@ class EmbeddingGrid:
                 expected=f"a number up to {_INNER_CELLS} or a multiple of 64",
                 fix="use a power of two such as 256, 512 or 2048",
             )
+        try:
+            json.dumps(dict(self.attrs))
+        except TypeError as error:
+            raise InputError(
+                got=f"attrs that JSON cannot hold ({error})",
+                expected="texts, numbers, lists and dictionaries of them",
+                fix="convert numpy values with float(), int() or .tolist()",
+            ) from error
         _ = self.grid  # refuses rotated, flipped and empty grids
 
     @property

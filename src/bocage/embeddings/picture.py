@@ -105,11 +105,12 @@ def preview(
         stack.enter_context(naming_failures(png_path))
         stack.enter_context(rasterio.Env(GDAL_PAM_ENABLED=False, GDAL_CACHEMAX=64 * 2**20))
         folder = stack.enter_context(scratch_beside(png_path))
+        stack.enter_context(naming_failures(png_path))  # while a full disk is still full
         full = None if cog_path is None else folder / "full.tif"
         small = _draw(raster, basis, factor, full)
         _write_png(folder / "picture.png", basis.to_bytes(small))
         if cog_path is not None and full is not None:
-            with naming_failures(cog_path), scratch_beside(cog_path) as other:
+            with scratch_beside(cog_path) as other, naming_failures(cog_path):
                 _copy_to_cog(full, other / "picture.tif")
                 (other / "picture.tif").replace(cog_path)
         flush_to_disk(folder / "picture.png")

@@ -140,7 +140,7 @@ def open_zarr(uri: str, *, dims: int | None = None, zone: int | str | None = Non
     grid, bottom_up = north_up(crs, transform, (sizes["y"], sizes["x"]))
     chunks = array.chunks
     return LazyRaster(
-        read=_Reader(array, order, quantization, _scales(group, quantization, where)),
+        read=_Reader(array, order, quantization, _scales(group, quantization, where), where=where),
         shape=(sizes.get("time", 1), n_dims, sizes["y"], sizes["x"]),
         grid=grid,
         years=read_years(group, sizes.get("time", 1), attributes),
@@ -159,16 +159,28 @@ class _Reader:
         order: Mapping[str, int],
         quantization: Quantization,
         scales: tuple[zarr.Array, Mapping[str, int]] | None,
+        *,
+        where: str,
     ) -> None:
+        self.where = where
         self.array, self.order = array, order
         self.quantization, self.scales = quantization, scales
 
     def __call__(self, time: slice, band: slice, rows: slice, cols: slice) -> FloatArray:
         keys = {"time": time, "band": band, "y": rows, "x": cols}
-        q = _read_ordered(self.array, self.order, keys)
         scales = None
-        if self.scales is not None:
-            scales = _read_ordered(self.scales[0], self.scales[1], keys)
+        try:
+            q = _read_ordered(self.array, self.order, keys)
+            if self.scales is not None:
+                scales = _read_ordered(self.scales[0], self.scales[1], keys)
+        except Exception as error:
+            # zarr, numcodecs and stores each raise their own; none may pass for nodata.
+            raise SourceError(
+                got=f"{self.where}, unreadable at rows {rows.start}-{rows.stop}, columns "
+                f"{cols.start}-{cols.stop} ({_first_line(error)})",
+                expected="whole shards",
+                fix="bocage validate names the damaged file; delete it and make it again",
+            ) from error
         return self.quantization.decode(q, scales)
 
 
