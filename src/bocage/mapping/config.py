@@ -7,8 +7,8 @@ from typing import Literal
 
 from bocage.errors import ConfigError
 
-DEFAULT_WINDOW_PATCHES = 16
-DEFAULT_HALO_PATCHES = 3
+DEFAULT_WINDOW_PATCHES = 20
+DEFAULT_HALO_PATCHES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +19,10 @@ class EmbedConfig:
     """Side of a patch, 1 to 8. Smaller is finer and costs about 1/patch_size**2 tokens."""
 
     window_px: int | None = None
-    """Side of what the model sees at once; None is 16 patches."""
+    """Side of what the model sees at once; None is 20 patches."""
 
     halo_px: int | None = None
-    """Margin on each side over which a window fades into its neighbours; None is 3 patches."""
+    """Margin on each side over which a window fades into its neighbours; None is 4 patches."""
 
     block_px: int = 1024
     """Side of the unit of writing and resume (one shard), rounded to whole window cores."""
