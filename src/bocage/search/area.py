@@ -72,7 +72,7 @@ class Area:
 
 
 def make_area(area: AreaLike) -> Area:
-    """Understand an area; InputError for empty ones and for polygons whose side of the world is unclear.
+    """Understand an area; InputError for empty ones and for polygons that may go either way round.
 
     A rectangle with west > east crosses the antimeridian, as in GeoJSON. Polygons may use
     longitudes beyond ±180 to cross it, or come cut at 180.

@@ -33,17 +33,17 @@ class Query:
     """Row group and row of exemplars that are rows of the index."""
 
     def cosines(self, vectors: FloatArray) -> FloatArray:
-        """Cosine of rows [n, d] of length one to each exemplar [n, E], over the stored dimensions."""
+        """Cosine of rows [n, d] of length one to each exemplar [n, E], over the d dimensions."""
         mine = self.vectors[:, : vectors.shape[1]]
-        length = np.linalg.norm(mine, axis=1, keepdims=True)
-        cosines: FloatArray = vectors @ (mine / np.where(length > 0, length, 1)).T
-        return cosines
+        length = np.linalg.norm(mine, axis=1, keepdims=True).astype(np.float32)
+        mine = mine / np.maximum(length, np.float32(1e-30))
+        return np.asarray(vectors @ mine.T, np.float32)
 
 
 def resolve(
     opened: OpenedIndex, positives: Sequence[Exemplar] | Exemplar, negatives: Sequence[Exemplar]
 ) -> Query:
-    """Look every exemplar up; InputError for vectors of another model's length and for unknown places."""
+    """Look every exemplar up; InputError for vectors of another length and for unknown places."""
     good = _as_list(positives)
     bad = _as_list(negatives)
     if not good:
@@ -118,7 +118,7 @@ def _vector(opened: OpenedIndex, values: Any) -> tuple[Any, Any, None]:
 
 
 def nearest_row(opened: OpenedIndex, lon: float, lat: float) -> tuple[int, int]:
-    """Row group and row whose center is nearest to a place; InputError if the place is not covered."""
+    """Row group and row whose center is nearest to a place; InputError outside the index."""
     if not (abs(lon) <= 180 and abs(lat) <= 90):
         raise InputError(
             got=f"place {lon}, {lat}",

@@ -166,16 +166,13 @@ def distance_function(queries: CodeArray, rows: int, engine: str) -> _Distances:
     packed = numkong.hammings_pack(queries, dtype="uint1")
     out = numkong.zeros((rows, len(queries)), dtype="uint32")
     table = np.asarray(out)
-    shorter: dict[int, Any] = {}
 
     def many(block: NDArray[np.uint8]) -> NDArray[np.uint32]:
         n = len(block)
-        if n == rows:
-            numkong.hammings_packed(block, packed, out=out)
-            return table
-        target = shorter.setdefault(n, numkong.zeros((n, len(queries)), dtype="uint32"))
-        numkong.hammings_packed(block, packed, out=target)
-        return np.asarray(target)
+        # numkong writes whole tensors only: a shorter one over the same memory for the last block.
+        view = numkong.from_pointer(table.ctypes.data, (n, len(queries)), "uint32", owner=out)
+        numkong.hammings_packed(block, packed, out=view)
+        return table[:n]
 
     return many
 

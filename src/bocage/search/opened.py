@@ -187,8 +187,9 @@ class OpenedIndex:
             for i, (piece, start) in zip(mine, places, strict=True):
                 q[i] = np.frombuffer(pieces[piece], np.int8, width, start)
         x = signed_power.decode(q)
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        return x / np.where(length > 0, length, 1)
+        length = np.linalg.norm(x, axis=1, keepdims=True).astype(np.float32)
+        x /= np.maximum(length, np.float32(1e-30))
+        return x
 
     def read_columns(self, group: int, names: list[str]) -> Any:
         """Compressed columns (geometry, carried columns) of one row group, a pyarrow table."""
@@ -243,7 +244,7 @@ class OpenedIndex:
         if len(found) == 0:
             raise InputError(
                 got=f"row {row_id!r}",
-                expected=f"a row of this index, which has {self.info.n_rows} in {numbers.max() + 1} shards",
+                expected=f"one of {self.info.n_rows} rows in {numbers.max() + 1} shards",
                 fix="copy it from a result of this index",
             )
         return int(found[0]), int(row - first[found[0]])

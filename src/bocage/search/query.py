@@ -248,8 +248,7 @@ def _code_similarity(opened: OpenedIndex, query: Query) -> Any:
 
     def asymmetric(codes: Any) -> FloatArray:
         # Between vectors of length one, cosine = 1 - squared distance / 2.
-        similar: FloatArray = 1 - codec.distances(query.vectors, codes).T / 2
-        return similar
+        return np.asarray(1 - codec.distances(query.vectors, codes).T / 2, np.float32)
 
     return asymmetric
 
@@ -258,15 +257,15 @@ def combine(s: FloatArray, n_positives: int, options: SearchOptions) -> FloatArr
     """One score per row from similarities [n, positives then negatives] (module docstring)."""
     good, bad = s[:, :n_positives], s[:, n_positives:]
     if options.combine == "mean":
-        score = good.mean(axis=1)
+        score = np.asarray(good.mean(axis=1), np.float32)
     elif options.combine == "and":
         score = good.min(axis=1)
     else:
         score = good.max(axis=1)
         if options.combine == "xor" and n_positives > 1:
-            score = score - np.partition(good, -2, axis=1)[:, -2]
+            score -= np.partition(good, -2, axis=1)[:, -2]
     if bad.shape[1]:
-        score = score - (bad.mean(axis=1) if options.combine == "mean" else bad.max(axis=1))
+        score -= bad.mean(axis=1) if options.combine == "mean" else bad.max(axis=1)
     return np.asarray(-score if options.invert else score, np.float32)
 
 

@@ -75,7 +75,7 @@ class Hits:
         return pa.table(columns)
 
     def write(self, path: PathLike) -> Path:
-        """Write GeoParquet (.parquet, .geoparquet) or GeoJSON (.geojson, .json) by the name's ending."""
+        """Write GeoParquet or GeoJSON, by the ending of the name."""
         target = Path(path)
         if target.suffix in (".parquet", ".geoparquet"):
             self._write_geoparquet(target)

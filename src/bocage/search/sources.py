@@ -150,7 +150,7 @@ class TableSource:
         import pyarrow as pa
 
         table = pa.Table.from_batches([rows])
-        x = self._vectors(path, table[self._embedding_column], first)
+        x = self._vectors(path, table[self._embedding_column])
         if self._dims and x.shape[1] != self._dims:
             raise InputError(
                 got=f"vectors of {x.shape[1]} dimensions in {path}",
@@ -174,7 +174,7 @@ class TableSource:
             where=f"{path} from row {first}",
         )
 
-    def _vectors(self, path: Path, column: Any, first: int) -> FloatArray:
+    def _vectors(self, path: Path, column: Any) -> FloatArray:
         import pyarrow as pa
 
         values = column.combine_chunks()
@@ -201,7 +201,7 @@ class TableSource:
         if lengths is not None and n and (lengths != lengths[0]).any():
             odd = int(np.flatnonzero(lengths != lengths[0])[0])
             raise InputError(
-                got=f"vectors of {lengths[0]} and {lengths[odd]} dimensions in {path} (row {first + odd})",
+                got=f"vectors of {lengths[0]} and {lengths[odd]} dimensions in {path}",
                 expected="one dimension for all rows",
                 fix="split the table by model; vectors of two models cannot share an index",
             )
