@@ -12,10 +12,35 @@ from bocage.units import check_units, lacks_offset, offset_evidence, sample_pixe
 DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data in {DATA} (BOCAGE_DATA)")
 
-EUROSAT = "B01 B02 B03 B04 B05 B06 B07 B08 B09 B10 B11 B12 B8A".split()
-SATCLIP = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12".split()
+EUROSAT = [
+    "B01",
+    "B02",
+    "B03",
+    "B04",
+    "B05",
+    "B06",
+    "B07",
+    "B08",
+    "B09",
+    "B10",
+    "B11",
+    "B12",
+    "B8A",
+]
+SATCLIP = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
 # Told apart by eye on the histograms: dark bands end at 1000, or at deserts' values plus 1000.
-WITH_OFFSET = "445 8845 252161 57755 70541 74721 75123 759128 766272 770287".split()
+WITH_OFFSET = [
+    "445",
+    "8845",
+    "252161",
+    "57755",
+    "70541",
+    "74721",
+    "75123",
+    "759128",
+    "766272",
+    "770287",
+]
 
 
 def tile(path, order):

@@ -121,16 +121,17 @@ def _source_name(opened: Opened) -> str:
 
 
 def sample(reader: Reader, time: int) -> FloatArray:
-    """Pixels [n, C] of five small windows of one date."""
+    """Pixels [n, C] of five small windows of one date, or all of a small scene."""
     _, bands, height, width = reader.shape
+    if height * width <= len(_FRACTIONS) * _SIDE**2:
+        whole = reader.read([time], slice(0, height), slice(0, width))
+        return np.asarray(whole[0].reshape(bands, -1).T)
     parts = []
     for fy, fx in _FRACTIONS:
         top = int(np.clip(fy * height - _SIDE / 2, 0, max(0, height - _SIDE)))
         left = int(np.clip(fx * width - _SIDE / 2, 0, max(0, width - _SIDE)))
         rows, cols = slice(top, min(top + _SIDE, height)), slice(left, min(left + _SIDE, width))
         parts.append(reader.read([time], rows, cols)[0].reshape(bands, -1).T)
-        if height <= _SIDE and width <= _SIDE:
-            break
     return np.concatenate(parts)
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bocage.errors import SourceError
@@ -51,10 +52,24 @@ def quiet_gdal() -> Iterator[None]:
         yield
 
 
-def dataset(path: str, warp_to: Grid | None = None, nodata: float | None = None) -> Any:
+def file_stamp(path: str) -> tuple[int, int]:
+    """Size and time of a local file, (0, 0) of others: tells a rewritten file from the open one."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def dataset(
+    path: str,
+    stamp: tuple[int, int],
+    warp_to: Grid | None = None,
+    nodata: float | None = None,
+) -> Any:
     """The open dataset of a path in this thread, or its nearest-neighbour warp onto a grid."""
     cache = _cache()
-    key = (path, warp_to, nodata)
+    key = (path, stamp, warp_to, nodata)
     if key in cache:
         cache.move_to_end(key)
         return cache[key]

@@ -80,7 +80,8 @@ def _read_file(job: _Job) -> NDArray[Any]:
     first, where = job.bands[0], job.place
     window = Window.from_slices(where.rows, where.cols)
     path = first.header.path
-    source = dataset(path, job.warp_to, _warp_nodata(first) if job.warp_to else None)
+    nodata = _warp_nodata(first) if job.warp_to else None
+    source = dataset(path, first.header.stamp, job.warp_to, nodata)
     with source_errors(path, "read"):
         return np.asarray(source.read([band.index for band in job.bands], window=window))
 

@@ -20,7 +20,7 @@ from bocage.errors import InputError, SourceError
 from bocage.imagery import bands as names
 from bocage.imagery import offsets
 from bocage.imagery.dates import date_in_name, parse_date
-from bocage.imagery.handles import quiet_gdal, source_errors
+from bocage.imagery.handles import file_stamp, quiet_gdal, source_errors
 from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class RasterHeader:
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
     descriptions: tuple[str | None, ...]
+    stamp: tuple[int, int] = (0, 0)
+    """Size and time of the file when its header was read."""
 
     @property
     def north_up(self) -> bool:
@@ -122,6 +124,7 @@ def read_header(path: str) -> RasterHeader:
             scales=tuple(source.scales),
             offsets=tuple(source.offsets),
             descriptions=tuple(source.descriptions),
+            stamp=file_stamp(path),
         )
 
 

@@ -1,0 +1,60 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bocage.errors import InputError
+from bocage.imagery import open_stack, read_window
+from bocage.sensors import SENTINEL2_L2A
+from tests.imagery.conftest import plausible
+
+
+@pytest.fixture
+def stack(write_raster):
+    path = write_raster(
+        "2023-01-01.tif", plausible((12, 40, 50)), descriptions=SENTINEL2_L2A.band_names
+    )
+    return open_stack(path)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
+@given(st.integers(-70, 70), st.integers(1, 90), st.integers(-70, 70), st.integers(1, 90))
+def test_a_window_is_the_padded_scene_cut_out(stack, row, height, col, width):
+    pad = 170
+    scene = stack.sentinel2_l2a.values
+    padded = np.pad(scene, [(0, 0), (0, 0), (pad, pad), (pad, pad)], constant_values=np.nan)
+    window = read_window(stack, slice(row, row + height), slice(col, col + width))
+    expected = padded[:, :, row + pad :, col + pad :][:, :, :height, :width]
+    np.testing.assert_array_equal(window.values["sentinel2_l2a"], expected)
+    assert window.values["sentinel2_l2a"].dtype == np.float32
+    assert window.dates.tolist() == [np.datetime64("2023-01-01").item()]
+
+
+@pytest.mark.parametrize("rows", [slice(5, 5), slice(9, 3), slice(0, 8, 2)])
+def test_an_empty_or_strided_range_is_refused(stack, rows):
+    with pytest.raises(InputError, match="rows="):
+        read_window(stack, rows, slice(0, 10))
+
+
+def test_a_dataset_that_is_no_stack_is_refused(stack):
+    with pytest.raises(InputError, match="open_stack"):
+        read_window(stack.rename(sentinel2_l2a="picture"), slice(0, 4), slice(0, 4))
+
+
+def test_a_stack_travels_to_another_process(stack):
+    there = pickle.loads(pickle.dumps(stack))
+    here = read_window(stack, slice(3, 9), slice(1, 5)).values["sentinel2_l2a"]
+    np.testing.assert_array_equal(
+        read_window(there, slice(3, 9), slice(1, 5)).values["sentinel2_l2a"], here
+    )
+
+
+def test_changed_values_are_the_ones_that_are_read(stack):
+    changed = stack.assign(sentinel2_l2a=stack.sentinel2_l2a * 2)
+    there = read_window(changed, slice(3, 9), slice(1, 5)).values["sentinel2_l2a"]
+    here = read_window(stack, slice(3, 9), slice(1, 5)).values["sentinel2_l2a"]
+    np.testing.assert_array_equal(there, here * 2)
