@@ -101,16 +101,16 @@ def resize_matrix(n_in: int, n_out: int) -> Tensor:
     """Matrix [n_out, n_in] of the antialiased bicubic resize along one axis (Keys, a = -0.5).
 
     The same taps as ``torch.nn.functional.interpolate(mode="bicubic", antialias=True)``: weights
-    renormalize at the border instead of repeating pixels.
+    renormalize at the border instead of repeating pixels. Patches only ever grow (1 to 8 pixels
+    become 8), so ``n_out >= n_in`` and the filter is never stretched.
     """
     scale = n_in / n_out
-    stretch = max(scale, 1.0)
     centers = (np.arange(n_out) + 0.5) * scale
     pixels = np.arange(n_in)
-    first = np.maximum((centers - 2 * stretch + 0.5).astype(int), 0)
-    stop = np.minimum((centers + 2 * stretch + 0.5).astype(int), n_in)
+    first = np.maximum((centers - 2 + 0.5).astype(int), 0)
+    stop = np.minimum((centers + 2 + 0.5).astype(int), n_in)
     used = (pixels >= first[:, None]) & (pixels < stop[:, None])
-    weights = np.where(used, _keys((pixels + 0.5 - centers[:, None]) / stretch), 0.0)
+    weights = np.where(used, _keys(pixels + 0.5 - centers[:, None]), 0.0)
     return torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
 
 
