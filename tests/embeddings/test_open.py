@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import xarray as xr
 import zarr
 from affine import Affine
 
-from bocage.embeddings import open_embeddings
+from bocage.embeddings import EmbeddingGrid, create_store, open_embeddings, write_shard
 from bocage.errors import BocageWarning, InputError, SourceError, StoreError
 
 from .maps import smooth_map, write_map
@@ -394,6 +395,33 @@ def test_selecting_a_pixel_reads_one_chunk_and_plans_in_an_instant(tmp_path):
     np.testing.assert_array_equal(e.isel(y=slice(3, 50, 7))[0].values, e.values[0, :, 3:50:7])
     np.testing.assert_array_equal(e[0, [1, 5]].values, e.values[0, [1, 5]])
     np.testing.assert_array_equal(e[..., ::-1].values, e.values[..., ::-1])
+
+
+def test_a_whole_zone_of_the_public_archive_opens_and_gives_a_pixel_at_once(tmp_path):
+    """Its real size, 9 years of 856,064 x 69,632 cells: select first, then read one chunk."""
+    grid = EmbeddingGrid(
+        crs="EPSG:32630",
+        transform=Affine(10, 0, 167_130, 0, -10, 6_765_170),
+        shape_yx=(856_064, 69_632),
+        dims=8,
+        years=tuple(range(2017, 2026)),
+    )
+    path = create_store(tmp_path / "zone.zarr", grid)
+    x = np.full((8, 2048, 2048), np.nan, np.float32)
+    x[:, 100:140, 20:60] = smooth_map(8, (40, 40))
+    write_shard(path, grid, 2025, 100, 10, x)
+    start = time.perf_counter()
+    e = open_embeddings(path)
+    assert e.shape == (9, 8, 856_064, 69_632)
+    area = e.sel(time=2025).isel(y=slice(204_900, 204_940), x=slice(20_500, 20_540))
+    np.testing.assert_allclose(area.values, x[:, 100:140, 20:60], atol=0.01)
+    pixel = e.sel(time=2025, y=float(e.y[204_905]), x=float(e.x[20_503]))
+    np.testing.assert_allclose(pixel.values, x[:, 105, 23], atol=0.01)
+    np.testing.assert_array_equal(area[:, ::-2, [3, 1]].values, area.values[:, ::-2, [3, 1]])
+    np.testing.assert_allclose(
+        area.chunk(x=16).mean("x"), np.nanmean(area.values, axis=2), atol=1e-6
+    )
+    assert time.perf_counter() - start < 10
 
 
 def test_xarray_alone_reads_our_store(map_store):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 DIMENSIONS = ("time", "band", "y", "x")
 
-# Dask plans in milliseconds up to some ten thousand chunks; whole zones get larger ones.
+# Dask plans within a second up to some ten thousand chunks; a whole zone of the public archive has
+# eight million, and larger pieces would be read whole for a single pixel.
 _MAX_CHUNKS = 20_000
 
 Read = Callable[[slice, slice, slice, slice], "FloatArray"]
@@ -84,26 +85,17 @@ class LazyRaster:
             values = self.read(time, band, rows, cols)
         return np.ascontiguousarray(values[tuple(steps)])
 
-    def dask_chunks(self) -> tuple[int, int, int, int]:
-        """One year, all bands, and squares of whole stored chunks, as many as dask takes easily."""
+    @property
+    def n_chunks(self) -> int:
+        """How many pieces a dask array of whole stored chunks would have."""
         rows, cols = self.chunk_yx
-        while self.shape[0] * -(-self.shape[2] // rows) * -(-self.shape[3] // cols) > _MAX_CHUNKS:
-            rows, cols = rows * 2, cols * 2
-        return (1, self.shape[1], min(rows, self.shape[2]), min(cols, self.shape[3]))
+        return self.shape[0] * -(-self.shape[2] // rows) * -(-self.shape[3] // cols)
 
     def to_dataarray(self) -> xr.DataArray:
         """Lazy DataArray (time, band, y, x) with coordinates, CRS and provenance."""
-        import dask.array as da
         import xarray as xr
 
-        data = da.from_array(
-            self,
-            chunks=self.dask_chunks(),
-            name=False,
-            fancy=False,
-            asarray=True,
-            meta=np.empty((0, 0, 0, 0), np.float32),
-        )
+        data = self._dask() if self.n_chunks <= _MAX_CHUNKS else self._indexed()
         array = xr.DataArray(
             data,
             dims=DIMENSIONS,
@@ -119,6 +111,39 @@ class LazyRaster:
         )
         array.encoding["grid_mapping"] = "spatial_ref"
         return array
+
+    def _dask(self) -> Any:
+        """One year, all bands and one stored chunk per piece."""
+        import dask.array as da
+
+        rows, cols = self.chunk_yx
+        return da.from_array(
+            self,
+            chunks=(1, self.shape[1], min(rows, self.shape[2]), min(cols, self.shape[3])),
+            name=False,
+            fancy=False,
+            asarray=True,
+            meta=np.empty((0, 0, 0, 0), np.float32),
+        )
+
+    def _indexed(self) -> Any:
+        """Xarray's own laziness, which remembers selections and has no graph to plan."""
+        from xarray.backends import BackendArray
+        from xarray.core import indexing
+
+        raster = self
+
+        class Selected(BackendArray):
+            shape = raster.shape
+            dtype = raster.dtype
+
+            def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+                basic = indexing.IndexingSupport.BASIC
+                return indexing.explicit_indexing_adapter(
+                    key, raster.shape, basic, raster.__getitem__
+                )
+
+        return indexing.LazilyIndexedArray(Selected())
 
 
 def spatial_ref(grid: Grid) -> dict[str, Any]:

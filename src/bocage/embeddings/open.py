@@ -22,8 +22,11 @@ def open_embeddings(
     Gives float32 (time, band, y, x), dequantized, NaN for nodata, y falling, time as calendar year
     (0 = unknown), CRS in `spatial_ref` for `.rio` and `.odc`. Vectors have no unit length unless
     `attrs["unit_norm"]` is 1. `dims=64` takes the first 64 values of a model trained for it; `zone`
-    picks the UTM zone of a store with several. SourceError if it cannot be read, StoreError if it
-    is not understood; an unknown quantization is refused, never guessed.
+    picks the UTM zone of a store with several. Maps of more than 20,000 chunks (whole zones) are
+    lazy by xarray and not by dask: select an area first, then `.chunk()` or `.load()` it.
+
+    SourceError if it cannot be read, StoreError if it is not understood; an unknown quantization is
+    refused, never guessed.
     """
     return open_raster(uri, dims=dims, zone=zone).to_dataarray()
 
