@@ -216,3 +216,21 @@ def test_random_weights_say_that_they_mean_nothing(caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.WARNING)
     load_model("olmoearth-v1-nano", weights=None)
     assert "mean nothing" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["olmoearth-v1-nano", "olmoearth-v1.2-nano"])
+def test_value_scale_brings_embeddings_into_the_range_of_int8_codes(name):
+    model = load_model(name, weights=None)
+    x = np.random.default_rng(0).uniform(200, 4000, (2, 1, 12, 32, 32)).astype(np.float32)
+    stamps = np.tile([[1, 6, 2020]], (2, 1, 1))
+    vectors = model.window_encoder(patch_size=4)({"sentinel2_l2a": x}, stamps)
+    assert (np.abs(vectors) > 1).mean() > 0.1  # unscaled codes would clip these
+    assert (np.abs(vectors / model.value_scale()) > 0.99).mean() < 1e-3
+
+
+def test_value_scale_of_small_gains_is_one():
+    model = load_model("olmoearth-v1.2-nano", weights=None)
+    model.encoder.norm.weight.data.fill_(0.23)
+    assert model.value_scale() == 1
+    model.encoder.norm.bias.data[3] = -2.5
+    assert model.value_scale() == 4

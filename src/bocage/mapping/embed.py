@@ -238,9 +238,14 @@ def _open_job(
     )
     store = _scratch(out) if is_cog else out
     markers = Markers(store=store)
-    if not store.exists():
-        create_store(store, grid)
-    elif not (store / "zarr.json").exists():
+    try:
+        if not store.exists():
+            create_store(store, grid)
+    except StoreError:
+        # Another process of the same run may have been faster; its identity is checked below.
+        if not (store / "zarr.json").exists():
+            raise
+    if not (store / "zarr.json").exists():
         raise StoreError(
             got=f"{store}, which exists and is no embedding store",
             expected="a new path or a store of the same run",
