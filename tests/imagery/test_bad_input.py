@@ -49,7 +49,7 @@ def test_a_truncated_jpeg_2000_is_an_error_and_never_nodata(write_raster, keep):
         BLOCKYSIZE="256",
     )
     with pytest.warns(BocageWarning, match="lacks 11"):
-        stack = open_stack(path)
+        open_stack(path)
     whole = path.read_bytes()
     path.unlink()
     path.write_bytes(whole[: int(len(whole) * keep)])
@@ -103,6 +103,13 @@ def test_unnamed_doubled_and_miscounted_bands_are_refused(write_raster):
         open_stack(ambiguous)
 
 
+def test_a_band_twice_in_a_folder_is_refused_also_with_dates(write_raster, tmp_path):
+    for name in ("2024-01-01_B02.tif", "2024-01-01_B02_copy.tif"):
+        write_raster(name, (1, 80, 80))
+    with pytest.raises(InputError, match=r"B02 twice for the same place on 2024-01-01.*copy"):
+        open_stack(tmp_path)
+
+
 def test_a_named_file_beside_unnamed_ones_opens(write_raster, tmp_path):
     write_raster("2024-01-01/a.tif", (12, 80, 80), descriptions=ALL)
     write_raster("2024-01-01/preview.tif", (3, 10, 10))
@@ -141,6 +148,10 @@ def test_level_1c_warns_unless_acknowledged(write_raster):
         {"scale": "decibel"},
         {"scale": 0},
         {"offset": "x"},
+        {"offset": {"sentinel_2": -1000}},
+        {"bands": 5},
+        {"bbox": (1, 2, 3)},
+        {"dates": "2023"},
         {"catalog": "http://localhost:1"},
     ],
 )

@@ -71,6 +71,12 @@ def open_stack(
     """
     if sensor is not None:
         sensor_table(sensor)
+    if dates is not None and (isinstance(dates, str) or len(dates) != 2):
+        raise ConfigError(
+            got=f"dates={dates!r}",
+            expected="a first and a last day",
+            fix='pass for example dates=("2024-01-01", "2024-12-31"), or date= for the stamp',
+        )
     options = OpenOptions(
         sensor=sensor,
         bands=bands,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bocage.errors import ConfigError
+from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +70,25 @@ class OpenOptions:
             raise ConfigError(
                 got=f"level={self.level!r}", expected="L1C or L2A", fix="leave level= (--level) out"
             )
+        if not (self.bands is None or isinstance(self.bands, str | list | tuple | dict)):
+            raise ConfigError(
+                got=f"bands={self.bands!r}",
+                expected="a list of names, or a dict from the source's names",
+                fix='pass for example bands=["B02", "B03"]',
+            )
+        if self.bbox is not None and len(self.bbox) != 4:
+            raise ConfigError(
+                got=f"bbox={self.bbox!r}",
+                expected="four numbers: west, south, east, north",
+                fix="check bbox= (--bbox)",
+            )
         for name, value in (("scale", self.scale), ("offset", self.offset)):
+            if isinstance(value, dict) and not set(value) <= set(SENSORS):
+                raise ConfigError(
+                    got=f"{name} for {', '.join(map(str, set(value) - set(SENSORS)))}",
+                    expected=f"sensor names: {', '.join(SENSORS)}",
+                    fix=f"check the keys of {name}=",
+                )
             for part in value.values() if isinstance(value, dict) else (value,):
                 _check_number(name, part)
 

@@ -366,9 +366,13 @@ def _home_of(band: BandFile, scenes: Sequence[Scene]) -> Scene | None:
         if band.header.resolution > 1.5 * other.header.resolution:
             log.info("%s repeats %s at a coarser resolution", band.header.path, other.header.path)
             return scene
-        if band.date is None:
+        # Two products of one day may cover a place; two files of one folder are a mistake.
+        beside = Path(band.header.path).parent == Path(other.header.path).parent
+        same_place = _shared_part(other.header.bounds, band.header.bounds) > 0.99
+        if band.date is None or (beside and same_place):
+            dated = "without dates" if band.date is None else f"on {band.date}"
             raise InputError(
-                got=f"band {band.band} twice for the same place without dates: "
+                got=f"band {band.band} twice for the same place {dated}: "
                 f"{other.header.path} and {band.header.path}",
                 expected="one file per band and date",
                 fix="put the dates in the names or folders, pass date= (--date) with one date per "
