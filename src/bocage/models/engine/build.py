@@ -1,0 +1,105 @@
+"""Choose the fastest way to run an encoder on this machine, and say which and why."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from functools import lru_cache
+
+import torch
+
+from bocage.errors import BocageWarning, ConfigError
+from bocage.models.encoder import Encoder
+from bocage.models.engine import cpu, kernels
+from bocage.models.engine.compiled import CompiledBackend
+from bocage.models.engine.cpu import CpuBackend
+from bocage.models.engine.fast import FastEncoder
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
+    """The precision that "auto" means on a device, with the reason in words."""
+    if precision not in PRECISIONS:
+        raise ConfigError(
+            got=f"precision={precision!r}",
+            expected=f"one of {', '.join(PRECISIONS)}",
+            fix='pass precision="auto" or "fp32"',
+        )
+    if precision != "auto":
+        return precision, "as asked"
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "the GPU multiplies bfloat16 natively"
+    if device.type == "cpu" and "amx_bf16" in kernels.cpu_flags():
+        return "bf16", "the processor has AMX"
+    return "fp32", "this device has no fast bfloat16"
+
+
+def fast_encoder(
+    encoder: Encoder,
+    *,
+    precision: str = "auto",
+    compile: bool | str = "auto",  # noqa: A002
+) -> FastEncoder | None:
+    """The encoder in its fastest form for the device it is on; None means the plain one.
+
+    ``precision`` is fp32, bf16 or auto. ``compile``: "auto" uses a compiler where there is one and
+    warns once where there is none; True insists; False compiles nothing. The weights are copied: a
+    later change of ``encoder`` does not reach the result.
+    """
+    if compile not in ("auto", True, False):
+        raise ConfigError(
+            got=f"compile={compile!r}",
+            expected='"auto", True or False',
+            fix='pass compile="auto"',
+        )
+    device = encoder.norm.weight.device
+    precision, reason = choose_precision(precision, device)
+    if compile is False:
+        return None
+    why_not = None if device.type != "cpu" else cpu.why_unsuited(encoder.config, precision)
+    if device.type == "cpu" and why_not is None:
+        description = f"{precision} with AMX kernels ({reason})"
+        engine = FastEncoder(encoder, CpuBackend(encoder, precision), description)
+    elif why_no_compiler(device) is None:
+        description = f"{precision} with torch.compile on {device.type} ({reason})"
+        if why_not is not None:
+            description += f"; no AMX kernels, because {why_not}"
+        engine = FastEncoder(
+            encoder, CompiledBackend(encoder, precision, compile=True), description
+        )
+    else:
+        if compile is True:
+            raise ConfigError(
+                got="compile=True",
+                expected=f"a compiler, but {why_no_compiler(device)}",
+                fix='install g++, or pass compile="auto" to run without',
+            )
+        _warn_plain(why_no_compiler(device) or "")
+        return None
+    logger.info("engine: %s", description)
+    return engine
+
+
+def why_no_compiler(device: torch.device) -> str | None:
+    """The reason why ``torch.compile`` cannot run for a device, or None if it can."""
+    if device.type == "cuda":
+        try:
+            import triton  # type: ignore[import-not-found,unused-ignore] # noqa: F401
+        except ImportError:
+            return "triton is not installed"
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        return "there is no C++ compiler"
+    return None
+
+
+@lru_cache(maxsize=4)
+def _warn_plain(reason: str) -> None:
+    warnings.warn(
+        f"{reason}: the plain encoder runs instead of the engine, two to four times slower",
+        BocageWarning,
+        stacklevel=4,
+    )

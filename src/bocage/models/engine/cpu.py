@@ -1,0 +1,250 @@
+"""The encoder on CPUs with AMX, in bfloat16 or fp32: oneDNN for the products, kernels between them.
+
+Read ``encoder.py`` first: this is the same network. What differs:
+
+* one sequence for all sensors, ordered by place, then time, then band set, so that position is two
+  small tables (time and place) and rotations are applied inside attention;
+* gains and biases of norms are folded into the linear map that follows; q, k and v are one map;
+* a patch goes from pixels to its projection without an upsampled image;
+* weights are packed once; statistics, softmax and rotations are fp32.
+
+Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets of all
+sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bocage.models.attention import Block
+from bocage.models.config import ModelConfig
+from bocage.models.encoder import Encoder
+from bocage.models.engine import kernels, tables
+from bocage.models.engine.kernels import Rotation, TokenOrder
+from bocage.models.engine.tables import Angles
+from bocage.models.packing import plan_packing
+from bocage.models.patch_embedding import PatchEmbedding
+
+BLOCK_BYTES = 2**20
+"""Patches projected at once: their pixels fill half of a core's second-level cache."""
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def why_unsuited(config: ModelConfig, precision: str) -> str | None:
+    """The reason why this engine cannot run a network, or None if it can."""
+    head_width = config.width // config.heads
+    if precision == "bf16" and head_width not in kernels.HEAD_WIDTHS:
+        return f"there is no attention kernel for heads of width {head_width}"
+    if head_width % 16 or config.width % 16:
+        return f"heads of width {head_width} are not a multiple of 16"
+    if config.base_patch_size != 8 or len(config.pixel_hidden or (1,)) != 1:
+        return "its patch embedding is not that of a release"
+    return kernels.why_unavailable()
+
+
+class CpuBackend:
+    """Patch embedding and blocks; see ``FastEncoder`` for what is around them."""
+
+    def __init__(self, encoder: Encoder, precision: str) -> None:
+        self.config = encoder.config
+        self.dtype = DTYPES[precision]
+        self.norm = encoder.norm
+        self.blocks = [FastBlock(cast(Block, block), self.dtype) for block in encoder.blocks]
+        self.embedders = {
+            name: [
+                FastPatchEmbedding(cast(PatchEmbedding, embedder), bands, self.dtype)
+                for embedder, bands in zip(
+                    encoder.patch_embeddings.per_modality_embeddings[name].children(),
+                    encoder.config.band_sets[name],
+                    strict=True,
+                )
+            ]
+            for name in encoder.config.inputs
+        }
+        keep_freed_memory()
+
+    def embed(
+        self, values: Mapping[str, Tensor], encodings: Mapping[str, Tensor], patch_size: int
+    ) -> Tensor:
+        """Tokens [B, h, w, T, S, D] of normalized values, with their encodings."""
+        n_sets = sum(len(self.embedders[name]) for name in values)
+        n_batch, rows, cols, times, _ = next(iter(values.values())).shape
+        shape = (n_batch, rows // patch_size, cols // patch_size, times, n_sets)
+        x = torch.empty(*shape, self.config.width, dtype=self.dtype)
+        slots = iter(x.unbind(4))
+        for name, pixels in values.items():
+            dense = pixels.float().contiguous()
+            encoding = encodings[name].to(self.dtype)
+            for i, embedder in enumerate(self.embedders[name]):
+                torch.add(embedder(dense, patch_size), encoding[..., i, :], out=next(slots))
+        return x
+
+    def prepare(
+        self, angles: list[Angles] | None, order: TokenOrder
+    ) -> tuple[list[Rotation | None], TokenOrder]:
+        """What ``run`` needs to know of a shape and its dates."""
+        if angles is None:
+            return [None] * len(self.blocks), order
+        return [tables.rotation(time, place) for time, place in angles], order
+
+    def run(
+        self,
+        x: Tensor,
+        prepared: tuple[list[Rotation | None], TokenOrder],
+        keep: Tensor | None,
+    ) -> Tensor:
+        """Tokens [B, N, D] after the last block; those that are not kept leave the sequence."""
+        rotations, order = prepared
+        packing = None if keep is None else plan_packing(keep)
+        if packing is not None:
+            x, order = packing.pack(x), tables.packed_order(order, packing)
+        for block, rotation in zip(self.blocks, rotations, strict=True):
+            x = block(x, rotation, order)
+        return x if packing is None else packing.unpack(x)
+
+    def pool(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Last norm and weighted mean of x [..., L, D] over L, fp32 [..., D]."""
+        norm = self.norm
+        return kernels.norm_pool(x, weight, norm.weight.detach(), norm.bias.detach(), norm.eps)
+
+
+class FastBlock:
+    """One transformer block."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        attention, mlp = block.attn, block.mlp
+        self.heads = attention.heads
+        self.epsilon = block.norm1.eps
+        self.qkv = PackedLinear(*fold_norm(block.norm1, *merge_qkv(block)), dtype)
+        self.proj = PackedLinear(attention.proj.weight, attention.proj.bias, dtype)
+        self.fc1 = PackedLinear(*fold_norm(block.norm2, mlp.fc1.weight, mlp.fc1.bias), dtype)
+        self.fc2 = PackedLinear(mlp.fc2.weight, mlp.fc2.bias, dtype)
+
+    def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
+        """Tokens [B, N, D] to [B, N, D]."""
+        qkv = self.qkv(kernels.layer_norm(x, self.epsilon))
+        x = self.proj(self._attend(qkv, rotation, order), plus=x)
+        hidden = kernels.gelu_(self.fc1(kernels.layer_norm(x, self.epsilon)))
+        return self.fc2(hidden, plus=x)
+
+    def _attend(self, qkv: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
+        if qkv.dtype == torch.bfloat16:
+            return kernels.attention(qkv, self.heads, rotation, order)
+        if rotation is not None:
+            kernels.rotate_qk_(qkv, self.heads, rotation, order)
+        mask = None
+        if order.lengths is not None:
+            counts = order.lengths.clamp(min=1)  # a sample without tokens reads its padding
+            mask = (torch.arange(qkv.shape[1]) < counts[:, None])[:, None, None]
+        n_batch, n_tokens, _ = qkv.shape
+        q, k, v = qkv.view(n_batch, n_tokens, 3, self.heads, -1).transpose(1, 3).unbind(2)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return out.transpose(1, 2).reshape(n_batch, n_tokens, -1)
+
+
+class FastPatchEmbedding:
+    """One band set: pixels to tokens, a block of patches at a time."""
+
+    def __init__(
+        self, embedder: PatchEmbedding, bands: tuple[int, ...], dtype: torch.dtype
+    ) -> None:
+        projection = embedder.proj
+        assert isinstance(projection, nn.Conv2d | nn.Linear)
+        weight, bias = projection.weight, projection.bias
+        assert bias is not None
+        self.dtype = dtype
+        self.base = embedder.base
+        self.hidden: tuple[Tensor, Tensor] | None = None
+        self.pixel_width = len(bands)
+        if isinstance(projection, nn.Conv2d):  # [D, C, 8, 8] to row, column, band
+            weight = weight.permute(0, 2, 3, 1).flatten(1)
+        else:
+            network = embedder.pixel_proj[0]
+            assert isinstance(network, nn.Linear)
+            self.hidden = kernels.pack_hidden(network.weight, network.bias, dtype)
+            self.pixel_width = network.out_features
+        self.bands = torch.full((16,), -1, dtype=torch.int32)
+        self.bands[: len(bands)] = torch.tensor(bands, dtype=torch.int32)
+        self.width = len(weight)
+        self.project = PackedLinear(weight, bias, dtype)
+
+    def __call__(self, x: Tensor, patch_size: int) -> Tensor:
+        """Tokens [B, h, w, T, D] of fp32 x [B, H, W, T, C]."""
+        n_batch, rows, cols, times, _ = x.shape
+        grid = rows // patch_size, cols // patch_size
+        by_row = tables.resize_taps(rows, patch_size, self.base)
+        by_col = tables.resize_taps(cols, patch_size, self.base)
+        out = torch.empty(n_batch * grid[0] * grid[1] * times, self.width, dtype=self.dtype)
+        n_patch = self.base**2 * self.pixel_width
+        step = max(BLOCK_BYTES // (n_patch * self.dtype.itemsize), 64)
+        for first in range(0, len(out), step):
+            part = out[first : first + step]
+            pixels = torch.empty(len(part), n_patch, dtype=self.dtype)
+            kernels.patch_pixels(
+                x, pixels, first=first, taps=(by_row, by_col), bands=self.bands, hidden=self.hidden
+            )
+            part.copy_(self.project(pixels))
+        return out.view(n_batch, *grid, times, self.width)
+
+
+class PackedLinear:
+    """A linear map whose weight is laid out once for oneDNN."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        """Weight [n_out, n_in], bias [n_out]."""
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(
+            weight.detach().to(dtype).contiguous(), 1024
+        )
+        self.bias = bias.detach().to(dtype)
+
+    def __call__(self, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
+        """Map x [..., n_in] to [..., n_out], with ``plus`` added."""
+        linear = torch.ops.mkldnn._linear_pointwise
+        out: Tensor
+        if plus is None:
+            out = linear(x, self.weight, self.bias, "none", [], "")
+        else:
+            out = linear.binary(x, plus, self.weight, self.bias, "add")
+        return out
+
+
+def merge_qkv(block: Block) -> tuple[Tensor, Tensor]:
+    """Weight [3 D, D] and bias [3 D]; channel pairs (2k, 2k + 1) of q and k become (k, k + K).
+
+    The order of channels within a head does not change a score, and halves load faster than pairs.
+    """
+    attention = block.attn
+    heads, width = attention.heads, attention.head_width
+    halves = torch.arange(heads * width).view(heads, width // 2, 2).transpose(1, 2).flatten()
+    q, k, v = attention.q, attention.k, attention.v
+    return (
+        torch.cat([q.weight[halves], k.weight[halves], v.weight]),
+        torch.cat([q.bias[halves], k.bias[halves], v.bias]),
+    )
+
+
+def fold_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear map that follows a norm, with the norm's own folded in."""
+    return weight * norm.weight, bias + weight @ norm.bias
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 1 GiB that was freed, for the next activations.
+
+    By default glibc hands large blocks back to the system and faults every page in again: 25 % of
+    the time of the nano model (measured 2026-11-21, 2 cores).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # not glibc
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    mallopt(m_mmap_threshold, 32 * 2**20)
+    mallopt(m_trim_threshold, 2**30)

@@ -1,0 +1,189 @@
+"""The fast encoder: called like ``Encoder``, with the same answers within its precision.
+
+What it adds to a backend (``cpu.py`` or ``compiled.py``) is everything that depends only on shape
+and dates, computed once and kept; hidden tokens; the outputs.
+
+Axes: B batch, h w patch rows and columns, P = h w places, T timesteps, S band sets of all sensors
+together, N = P T S tokens in this order, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bocage.models.attention import Block
+from bocage.models.encoder import Encoder, EncoderOutput
+from bocage.models.engine import tables
+from bocage.models.engine.kernels import TokenOrder
+from bocage.models.engine.tables import Angles, Recent
+from bocage.models.pooler import Locations
+
+
+class Backend(Protocol):
+    """Patch embedding and transformer blocks on one kind of machine."""
+
+    dtype: torch.dtype
+
+    def embed(
+        self, values: Mapping[str, Tensor], encodings: Mapping[str, Tensor], patch_size: int
+    ) -> Tensor:
+        """Tokens [B, h, w, T, S, D] of normalized values [B, H, W, T, C]."""
+
+    def prepare(self, angles: list[Angles] | None, order: TokenOrder) -> Any:
+        """What ``run`` needs of a shape and its dates."""
+
+    def run(self, x: Tensor, prepared: Any, keep: Tensor | None) -> Tensor:
+        """Tokens [B, N, D] after the last block; where ``keep`` [B, N] is False they are unseen."""
+
+    def pool(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Last norm of x [..., L, D] and weighted mean over L, fp32 [..., D]."""
+
+
+class FastEncoder:
+    """Same arguments and results as ``Encoder.forward``; holds its own copy of the weights."""
+
+    def __init__(self, encoder: Encoder, backend: Backend, description: str) -> None:
+        self.encoder = encoder
+        self.config = encoder.config
+        self.backend = backend
+        self.description = description
+        self._encodings: Recent[dict[str, Tensor]] = Recent()
+        self._prepared: Recent[Any] = Recent()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        values: Mapping[str, Tensor],
+        timestamps: Tensor,
+        patch_size: int,
+        *,
+        visible: Mapping[str, Tensor] | None = None,
+        input_res_m: float = 10.0,
+        location_query_patch_size: int | None = None,
+    ) -> EncoderOutput:
+        """See ``Encoder.forward``."""
+        values = self._in_order(values)
+        step = input_res_m * patch_size / 10
+        x = self._embed(values, timestamps, patch_size, step)
+        shape = x.shape
+        keep: Tensor | None = None
+        if visible is not None:
+            keep = torch.cat([visible[name] for name in values], dim=-1).flatten(1)
+            keep = None if bool(keep.all()) else keep
+        x = self._run(x, timestamps, step, keep)
+        norm = self.encoder.norm
+        x = functional.layer_norm(x.float(), x.shape[-1:], norm.weight, norm.bias, norm.eps)
+        if keep is not None:
+            x = torch.where(keep[..., None], x, 0)
+        locations: Locations | None = None
+        if self.encoder.attention_pooler is not None:
+            grid = shape[1], shape[2]
+            places = tables.grid_places(grid, step, self.config.positions).to(x.device)
+            positions = places.repeat_interleave(shape[3] * shape[4], 0)[None]
+            valid = None if keep is None else keep | ~keep.any(dim=1, keepdim=True)
+            with torch.autocast(x.device.type, self.backend.dtype, self._is_half()):
+                found = self.encoder.attention_pooler(
+                    x,
+                    positions,
+                    valid,
+                    grid_hw=grid,
+                    queries_per_patch=patch_size // (location_query_patch_size or patch_size),
+                    step=step * self.config.positions.coordinate_scale,
+                )
+            locations = Locations(
+                tokens=found.tokens.float(),
+                positions=found.positions,
+                student=None if found.student is None else found.student.float(),
+            )
+        tokens = self._split(x.view(shape), values)
+        if visible is None:
+            visible = {
+                name: torch.ones(part.shape[:-1], dtype=torch.bool, device=x.device)
+                for name, part in tokens.items()
+            }
+        return EncoderOutput(tokens=tokens, visible=dict(visible), locations=locations)
+
+    @torch.no_grad()
+    def pooled(
+        self,
+        values: Mapping[str, Tensor],
+        timestamps: Tensor,
+        patch_size: int,
+        *,
+        input_res_m: float = 10.0,
+    ) -> Tensor:
+        """The map [B, h, w, D] alone, where nothing is hidden: tokens are never written out.
+
+        Mean over timesteps and band sets of each sensor, then over sensors.
+        """
+        values = self._in_order(values)
+        step = input_res_m * patch_size / 10
+        x = self._embed(values, timestamps, patch_size, step)
+        shape = x.shape
+        x = self._run(x, timestamps, step, None).view(*shape[:3], -1, shape[-1])
+        shares = [
+            torch.full((n_sets,), 1 / (n_sets * shape[3] * len(values)), device=x.device)
+            for n_sets in (len(self.config.band_sets[name]) for name in values)
+        ]
+        return self.backend.pool(x, torch.cat(shares).repeat(shape[3]))
+
+    def _embed(
+        self, values: dict[str, Tensor], timestamps: Tensor, patch_size: int, step: float
+    ) -> Tensor:
+        _, rows, cols, _, _ = next(iter(values.values())).shape
+        grid = rows // patch_size, cols // patch_size
+        encodings = self._encodings.get(
+            lambda: {
+                name: self.encoder.composite_encodings(name, grid, timestamps, step)
+                for name in values
+            },
+            tuple(values),
+            grid,
+            step,
+            timestamps,
+        )
+        return self.backend.embed(values, encodings, patch_size)
+
+    def _run(self, x: Tensor, timestamps: Tensor, step: float, keep: Tensor | None) -> Tensor:
+        n_batch, *grid, times, n_sets, width = x.shape
+        prepared = self._prepared.get(
+            lambda: self._prepare((grid[0], grid[1]), times, n_sets, timestamps, step),
+            tuple(grid),
+            n_sets,
+            step,
+            timestamps,
+        )
+        return self.backend.run(x.view(n_batch, -1, width), prepared, keep)
+
+    def _prepare(
+        self, grid: tuple[int, int], times: int, n_sets: int, timestamps: Tensor, step: float
+    ) -> Any:
+        positions = self.config.positions
+        angles = None
+        if positions.n_coordinates:
+            places = tables.grid_places(grid, step, positions)
+            angles = []
+            for module in self.encoder.blocks:
+                block = cast(Block, module)
+                frequencies = block.attn.frequencies().detach().float().cpu()
+                frequencies = frequencies.expand(-1, block.attn.heads, -1)
+                time = tables.time_angles(timestamps.cpu(), positions, frequencies)
+                angles.append((time, tables.place_angles(places, frequencies)))
+        order = tables.token_order(grid[0] * grid[1], times, n_sets)
+        return self.backend.prepare(angles, order)
+
+    def _split(self, x: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """[B, h, w, T, S, D] of all sensors together to each sensor's own."""
+        sizes = [len(self.config.band_sets[name]) for name in values]
+        return dict(zip(values, torch.split(x, sizes, dim=4), strict=True))
+
+    def _in_order(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: values[name] for name in self.config.modalities if name in values}
+
+    def _is_half(self) -> bool:
+        return self.backend.dtype != torch.float32

@@ -1,0 +1,284 @@
+"""The fast encoder gives the official package's answers within the bounds of its precision."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.latent_mim import LatentMIM
+from torch import Tensor
+from torch.nn import functional
+
+from bocage.errors import BocageWarning, ConfigError
+from bocage.models.encoder import Encoder
+from bocage.models.engine import FastEncoder, build, fast_encoder, kernels
+from bocage.models.engine.compiled import CompiledBackend
+from bocage.models.missing import prepare
+from bocage.models.releases import release_config
+
+from .official import (
+    ALL_SENSORS,
+    official_model,
+    official_sample,
+    our_encoder,
+    random_dates,
+    random_values,
+)
+
+NO_KERNELS = kernels.why_unavailable()
+needs_kernels = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
+
+FP32_MAX_ABS = 2e-5
+BF16_MEAN_COSINE, BF16_LOW_COSINE = 0.9995, 0.998
+DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
+RELEASES = [("v1", "nano"), ("v1.1", "nano"), ("v1.2", "nano"), ("v1.2", "tiny"), ("v1.3", "nano")]
+
+
+@lru_cache(maxsize=8)
+def pair(version: str, size: str) -> tuple[Encoder, LatentMIM]:
+    official = official_model(version, size)
+    return our_encoder(official, release_config(version, size)), official
+
+
+@lru_cache(maxsize=16)
+def engine(version: str, size: str, precision: str) -> FastEncoder:
+    found = fast_encoder(pair(version, size)[0], precision=precision)
+    assert found is not None
+    assert "AMX" in found.description
+    return found
+
+
+def scenes(size_px: int, times: int) -> Tensor:
+    """Normalized Sentinel-2 of four real tiles, two years in turn, [4, H, W, T, 12]."""
+    rasterio = pytest.importorskip("rasterio")
+    folder = DATA / "s2_india_2024_2025"
+    if not folder.is_dir():
+        pytest.skip(f"no real tiles in {folder} (set BOCAGE_DATA)")
+    samples = []
+    for place, tile in (("delhi", 0), ("delhi", -1), ("mahe", 0), ("mahe", -1)):
+        steps = []
+        for i in range(times):
+            path = sorted((folder / place / str(2024 + i % 2)).glob("*.tif"))[tile]
+            with rasterio.open(path) as file:
+                x = file.read()[:, 16 * i :, 16 * i :][:, :size_px, :size_px]
+            steps.append(np.moveaxis(x, 0, -1).astype(np.float32))
+        samples.append(np.stack(steps, axis=2))
+    values, _ = prepare(
+        "sentinel2_l2a",
+        torch.from_numpy(np.stack(samples)),
+        band_sets=((tuple(range(12))),),
+        patch_size=1,
+        copy_missing_bands=False,
+    )
+    return values
+
+
+def check_gate(official: Tensor, ours: Tensor, precision: str) -> None:
+    """The bounds of the equivalence gate, on tokens [..., D]."""
+    if precision == "fp32":
+        assert (official - ours).abs().max() <= FP32_MAX_ABS
+        return
+    cosine = functional.cosine_similarity(official, ours, dim=-1).flatten()
+    assert cosine.mean() >= BF16_MEAN_COSINE
+    assert cosine.quantile(0.01) >= BF16_LOW_COSINE
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("version", "size"), RELEASES)
+@pytest.mark.parametrize("window", [(64, 1, 8), (16, 3, 4), (4, 2, 1)], ids=str)
+def test_real_scenes_pass_the_gate(
+    version: str, size: str, precision: str, window: tuple[int, int, int]
+) -> None:
+    size_px, times, patch_size = window
+    values = {"sentinel2_l2a": scenes(size_px, times)}
+    dates = random_dates(4, times)
+    with torch.no_grad():
+        expected = pair(version, size)[1].encoder(
+            official_sample(values, dates), patch_size=patch_size, fast_pass=True
+        )
+    ours = engine(version, size, precision)(values, dates, patch_size)
+    tokens = expected["tokens_and_masks"].sentinel2_l2a
+    check_gate(tokens, ours.tokens["sentinel2_l2a"], precision)
+    if ours.locations is not None:
+        check_gate(expected["location_tokens"], ours.locations.tokens, precision)
+        check_gate(expected["student_location_tokens"], ours.locations.student, precision)
+
+
+@needs_kernels
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("version", "size"),
+    [("v1.2", "small"), ("v1.2", "base"), ("v1.3", "base"), ("v1", "base"), ("v1", "large")],
+)
+def test_real_scenes_pass_the_gate_with_large_models(
+    version: str, size: str, precision: str
+) -> None:
+    test_real_scenes_pass_the_gate(version, size, precision, (64, 1, 8))
+    test_real_scenes_pass_the_gate(version, size, precision, (16, 3, 4))
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("patch_size", [1, 2, 3, 5, 7, 8])
+def test_every_patch_size_and_all_sensors(patch_size: int, precision: str) -> None:
+    values = random_values(ALL_SENSORS, (2, 2 * patch_size, 2 * patch_size, 2))
+    dates = random_dates(2, 2)
+    for version in ("v1", "v1.2"):
+        plain, official = pair(version, "nano")
+        with torch.no_grad():
+            expected = official.encoder(
+                official_sample(values, dates), patch_size=patch_size, fast_pass=True
+            )["tokens_and_masks"]
+        fast = engine(version, "nano", precision)
+        ours = fast(values, dates, patch_size)
+        for name in ALL_SENSORS:
+            check_gate(getattr(expected, name), ours.tokens[name], precision)
+        with torch.no_grad():
+            tokens = plain(values, dates, patch_size).tokens
+        mean = torch.stack([x.mean(dim=(3, 4)) for x in tokens.values()]).mean(dim=0)
+        check_gate(mean, fast.pooled(values, dates, patch_size), precision)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("version", ["v1.1", "v1.2", "v1.3"])
+def test_hidden_tokens_are_not_seen(version: str, precision: str) -> None:
+    values = random_values(ALL_SENSORS, (3, 8, 8, 3))
+    dates = random_dates(3, 3)
+    generator = torch.Generator().manual_seed(0)
+    visible = {name: torch.rand(3, 2, 2, 3, 1, generator=generator) > 0.3 for name in ALL_SENSORS}
+    for shown in visible.values():
+        shown[2] = False  # a sample that sees nothing
+    plain, _ = pair(version, "nano")
+    with torch.no_grad():
+        expected = plain(values, dates, 4, visible=visible)
+    ours = engine(version, "nano", precision)(values, dates, 4, visible=visible)
+    for name, shown in visible.items():
+        assert torch.equal(ours.tokens[name][~shown], torch.zeros_like(ours.tokens[name][~shown]))
+        check_gate(expected.tokens[name][shown], ours.tokens[name][shown], precision)
+    if ours.locations is not None:
+        assert expected.locations is not None
+        check_gate(expected.locations.tokens[:2], ours.locations.tokens[:2], precision)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batch_mates_do_not_matter(precision: str) -> None:
+    fast = engine("v1.2", "nano", precision)
+    values, dates = random_values(("sentinel2_l2a",), (3, 16, 8, 2)), random_dates(3, 2)
+    together = fast(values, dates, 4).tokens["sentinel2_l2a"]
+    alone = fast({"sentinel2_l2a": values["sentinel2_l2a"][1:2]}, dates[1:2], 4)
+    assert (together[1:2] - alone.tokens["sentinel2_l2a"]).abs().max() < 0.05 * (
+        1 if precision == "bf16" else 1e-3
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("version", ["v1", "v1.2"])
+def test_the_portable_form_passes_the_gate(version: str, precision: str) -> None:
+    plain, _ = pair(version, "nano")
+    fast = FastEncoder(plain, CompiledBackend(plain, precision, compile=False), "portable")
+    values, dates = random_values(ALL_SENSORS, (2, 10, 10, 2)), random_dates(2, 2)
+    generator = torch.Generator().manual_seed(0)
+    visible = {
+        name: torch.rand(2, 2, 2, 2, len(sets), generator=generator) > 0.3
+        for name, sets in plain.config.band_sets.items()
+        if name in ALL_SENSORS
+    }
+    for shown in (None, visible):
+        with torch.no_grad():
+            expected = plain(values, dates, 5, visible=shown)
+        ours = fast(values, dates, 5, visible=shown)
+        for name, seen in expected.visible.items():
+            check_gate(expected.tokens[name][seen], ours.tokens[name][seen], precision)
+    with torch.no_grad():
+        tokens = plain(values, dates, 5).tokens
+    mean = torch.stack([x.mean(dim=(3, 4)) for x in tokens.values()]).mean(dim=0)
+    check_gate(mean, fast.pooled(values, dates, 5), precision)
+
+
+@pytest.mark.slow
+def test_the_compiled_form_passes_the_gate() -> None:
+    plain, _ = pair("v1.2", "nano")
+    fast = FastEncoder(plain, CompiledBackend(plain, "fp32", compile=True), "compiled")
+    values, dates = random_values(("sentinel2_l2a",), (2, 16, 16, 2)), random_dates(2, 2)
+    with torch.no_grad():
+        expected = plain(values, dates, 4).tokens["sentinel2_l2a"]
+    check_gate(expected, fast(values, dates, 4).tokens["sentinel2_l2a"], "fp32")
+
+
+@needs_kernels
+@pytest.mark.parametrize("head_width", [16, 64])
+@pytest.mark.parametrize("n_tokens", [1, 15, 16, 17, 33, 250])
+@pytest.mark.parametrize("spread", [1.0, 12.0], ids=["usual", "scores over 100"])
+def test_attention_kernel(head_width: int, n_tokens: int, spread: float) -> None:
+    heads, n_batch = 3, 2
+    generator = torch.Generator().manual_seed(n_tokens)
+    qkv = torch.randn(n_batch, n_tokens, 3, heads, head_width, generator=generator)
+    qkv[:, :, :2] *= spread
+    qkv = qkv.bfloat16()
+    zeros = torch.zeros(1, n_tokens, dtype=torch.int32)
+    lengths = torch.tensor([n_tokens, max(n_tokens - 9, 1)])
+    order = kernels.TokenOrder(time=zeros, place=zeros, lengths=lengths)
+    ours = kernels.attention(qkv.flatten(2), heads, None, order).float()
+    # The kernel rounds queries once more, scaled so that exponentials are powers of two.
+    q, k, v = qkv.float().permute(2, 0, 3, 1, 4)
+    scale = head_width**-0.5 * math.log2(math.e)
+    q = (q * scale).bfloat16().double()
+    for b, length in enumerate(lengths.tolist()):
+        scores = q[b, :, :length] @ k[b, :, :length].double().mT * math.log(2)
+        exact = (scores.softmax(dim=-1) @ v[b, :, :length].double()).transpose(0, 1).flatten(1)
+        assert (ours[b, :length] - exact).abs().max() < 0.02  # 2^-9 of shares and of values to 4
+
+
+@needs_kernels
+def test_gelu_and_norm_kernels() -> None:
+    x = torch.linspace(-12, 12, 24016)
+    exact = functional.gelu(x.double())
+    assert (kernels.gelu_(x.clone()) - exact).abs().max() < 1e-6
+    rounded = x.bfloat16()
+    error = (kernels.gelu_(rounded.clone()) - functional.gelu(rounded.double())).abs()
+    assert (error <= 2**-8 * functional.gelu(rounded.double()).abs() + 1e-4).all()
+    y = torch.randn(37, 192) * 3 + 5
+    normed = functional.layer_norm(y, (192,))
+    assert (kernels.layer_norm(y, 1e-5) - normed).abs().max() < 1e-5
+
+
+def test_without_a_compiler_the_plain_encoder_runs_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, _ = pair("v1.2", "nano")
+    monkeypatch.setattr(build.cpu, "why_unsuited", lambda *_: "no kernels")
+    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+    build._warn_plain.cache_clear()
+    with pytest.warns(BocageWarning, match="no C\\+\\+ compiler.*plain encoder"):
+        assert fast_encoder(plain, precision="fp32") is None
+    assert fast_encoder(plain, precision="fp32") is None  # once
+    with pytest.raises(ConfigError, match="compile=True"):
+        fast_encoder(plain, precision="fp32", compile=True)
+    assert fast_encoder(plain, precision="fp32", compile=False) is None
+
+
+def test_auto_says_what_it_picked_and_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = torch.device("cpu")
+    monkeypatch.setattr(kernels, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    assert build.choose_precision("auto", device) == ("bf16", "the processor has AMX")
+    monkeypatch.setattr(kernels, "cpu_flags", frozenset)
+    assert build.choose_precision("auto", device)[0] == "fp32"
+    with pytest.raises(ConfigError, match="precision='half'"):
+        build.choose_precision("half", device)
+    monkeypatch.undo()
+    with caplog.at_level(logging.INFO):
+        found = fast_encoder(pair("v1.2", "nano")[0])
+    if found is not None:
+        assert found.description in caplog.text
