@@ -23,6 +23,7 @@ from bocage.embeddings.codecs import Codec, make_codec, save_codec, signed_power
 from bocage.embeddings.codecs.codec import row_blocks, valid_rows
 from bocage.embeddings.codecs.floats import fit_gain
 from bocage.embeddings.codecs.registry import describe
+from bocage.embeddings.codecs.tables import code_column, import_pyarrow
 from bocage.errors import ConfigError, InputError
 from bocage.progress import Advance, progress
 from bocage.search.hilbert import hilbert_key
@@ -35,7 +36,7 @@ from bocage.search.layout import (
     float32_outward,
 )
 from bocage.search.shards import shard_schema, write_shard
-from bocage.search.sources import Batch, Source, fixed_binary, import_pyarrow, open_source
+from bocage.search.sources import Batch, Source, open_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -258,13 +259,13 @@ class _Build:
         boxes = float32_outward(bbox)
         box_type = schema.field("bbox").type
         columns = [
-            fixed_binary(codes),
+            code_column(codes),
             pa.StructArray.from_arrays(
                 [pa.array(np.ascontiguousarray(boxes[:, i])) for i in range(4)],
                 fields=list(box_type),
             ),
             pa.array(date, pa.int32()).cast(pa.date32()),
-            fixed_binary(self._rerank(x)),
+            code_column(self._rerank(x)),
             batch.geometry.filter(pa.array(keep)) if not keep.all() else batch.geometry,
         ]
         if batch.columns is not None and self.extra is not None:

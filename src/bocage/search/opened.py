@@ -12,6 +12,7 @@ import numpy as np
 
 from bocage.embeddings.codecs import signed_power
 from bocage.embeddings.codecs.registry import restore_codec
+from bocage.embeddings.codecs.tables import import_pyarrow
 from bocage.errors import InputError, StoreError
 from bocage.search.layout import (
     BBOX_FIELDS,
@@ -22,7 +23,6 @@ from bocage.search.layout import (
     RERANK,
     IndexInfo,
 )
-from bocage.search.sources import import_pyarrow
 from bocage.search.storage import Storage, joined, open_storage
 
 if TYPE_CHECKING:

@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bocage.embeddings.codecs import signed_power
-from bocage.errors import ConfigError, InputError, SourceError
+from bocage.embeddings.codecs.tables import (
+    code_column,
+    embedding_column_of,
+    import_pyarrow,
+    vectors_of,
+)
+from bocage.errors import InputError, SourceError
 from bocage.search.layout import RESERVED, cell_polygons
 
 if TYPE_CHECKING:
@@ -104,9 +109,7 @@ class TableSource:
         self._date_column = date_column
         self._quantization = quantization
         names = self._files[0].schema_arrow.names
-        if embedding_column not in names and embedding_column == "embedding":
-            embedding_column = "embeddings" if "embeddings" in names else embedding_column
-        self._embedding_column = embedding_column
+        self._embedding_column = embedding_column_of(names, embedding_column)
         self.n_rows = sum(f.metadata.num_rows for f in self._files)
         self.model = ""
         for path, file in zip(paths, self._files, strict=True):
@@ -150,7 +153,9 @@ class TableSource:
         import pyarrow as pa
 
         table = pa.Table.from_batches([rows])
-        x = self._vectors(path, table[self._embedding_column])
+        x = vectors_of(
+            table[self._embedding_column], where=str(path), quantization=self._quantization
+        )
         if self._dims and x.shape[1] != self._dims:
             raise InputError(
                 got=f"vectors of {x.shape[1]} dimensions in {path}",
@@ -173,50 +178,6 @@ class TableSource:
             columns=table.select(kept),
             where=f"{path} from row {first}",
         )
-
-    def _vectors(self, path: Path, column: Any) -> FloatArray:
-        import pyarrow as pa
-
-        values = column.combine_chunks()
-        if isinstance(values, pa.ChunkedArray):
-            values = pa.concat_arrays(values.chunks)
-        if not (
-            pa.types.is_list(values.type)
-            or pa.types.is_fixed_size_list(values.type)
-            or pa.types.is_large_list(values.type)
-        ):
-            raise InputError(
-                got=f"column {self._embedding_column!r} of type {values.type} in {path}",
-                expected="a list of numbers per row",
-                fix="store vectors as lists of float32",
-            )
-        if values.null_count:
-            raise InputError(
-                got=f"{values.null_count} rows without an embedding in {path}",
-                expected="a vector in every row",
-                fix="drop those rows",
-            )
-        n = len(values)
-        lengths = np.diff(np.asarray(values.offsets)) if hasattr(values, "offsets") else None
-        if lengths is not None and n and (lengths != lengths[0]).any():
-            odd = int(np.flatnonzero(lengths != lengths[0])[0])
-            raise InputError(
-                got=f"vectors of {lengths[0]} and {lengths[odd]} dimensions in {path}",
-                expected="one dimension for all rows",
-                fix="split the table by model; vectors of two models cannot share an index",
-            )
-        numbers = values.flatten()
-        if pa.types.is_integer(numbers.type):
-            if self._quantization != "signed_power" or numbers.type != pa.int8():
-                raise InputError(
-                    got=f"{numbers.type} codes in column {self._embedding_column!r} of {path}",
-                    expected="real vectors, or int8 codes of a rule that is named",
-                    fix='pass quantization="signed_power" if that is the rule, or dequantize',
-                )
-            x = signed_power.decode(np.asarray(numbers))
-        else:
-            x = np.asarray(numbers, np.float32)
-        return x.reshape(n, -1)
 
 
 class GridSource:
@@ -279,7 +240,7 @@ class GridSource:
             yield Batch(
                 x=np.ascontiguousarray(x[valid][part]),
                 bbox=bbox[part],
-                geometry=fixed_binary(cell_polygons(corners[part])).cast(pa.binary()),
+                geometry=code_column(cell_polygons(corners[part])).cast(pa.binary()),
                 date=np.full(part.stop - part.start, days, np.int32),
                 columns=pa.table({"grid_row": cell_rows[part], "grid_col": cell_cols[part]}),
                 where=f"{self._uri}, from row {rows.start}, column {cols.start}",
@@ -343,35 +304,11 @@ class ArraySource:
         return Batch(
             x=self._x[rows],
             bbox=np.concatenate([at - h, at + h], axis=1),
-            geometry=fixed_binary(cell_polygons(corners)).cast(pa.binary()),
+            geometry=code_column(cell_polygons(corners)).cast(pa.binary()),
             date=None if self._date is None else self._date[rows],
             columns=None if self._columns is None else self._columns.slice(rows.start, len(at)),
             where=f"rows {rows.start} to {rows.stop}",
         )
-
-
-def fixed_binary(values: NDArray[Any]) -> Any:
-    """Rows of bytes [N, width] as a pyarrow fixed-size binary array, without copying."""
-    import pyarrow as pa
-
-    values = np.ascontiguousarray(values)
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(values.shape[1]), len(values), [None, pa.py_buffer(values)]
-    )
-
-
-def import_pyarrow() -> Any:
-    """Import pyarrow or say how to install it."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ConfigError(
-            got="search without the package pyarrow",
-            expected="pyarrow, which reads and writes the shards",
-            fix='pip install "bocage[search]"',
-        ) from error
-    return pyarrow
 
 
 def _parquet_files(source: PathLike | list[PathLike]) -> list[Path]:

@@ -278,7 +278,7 @@ def test_packing_is_undone_exactly(bits: int, dims: int, seed: int) -> None:
     np.testing.assert_array_equal(unpack_trits(pack_trits(trits), dims), trits)
 
 
-# -- bad input --------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------
 
 
 def test_wrong_dimensions_models_and_codes_are_refused(vectors) -> None:
