@@ -31,6 +31,7 @@ def load_model(
     weights: PathLike | None = "hub",
     device: str | torch.device = "cpu",
     precision: str = "fp32",
+    compile: bool | str = "auto",  # noqa: A002
     seed: int = 0,
 ) -> Model:
     """Load an OlmoEarth encoder by name, by Hugging Face id, or from a folder.
@@ -39,7 +40,10 @@ def load_model(
     ``config.json`` and ``weights.pth`` (or ``.safetensors``); write ``./NAME`` for a folder that is
     called like a published model. ``weights``: ``"hub"`` takes the
     official file (for a folder: the file in it), a path takes that file, None takes random
-    weights from ``seed``. ``precision``: ``"fp32"``, or ``"bf16"`` for mixed precision.
+    weights from ``seed``. ``precision``: ``"fp32"``, ``"bf16"`` (weights too; norms, softmax and
+    rotations stay fp32), or ``"auto"``, the fastest with the same answers on the device.
+    ``compile``: ``"auto"`` builds the fast engine where there is a compiler, True insists on it,
+    False runs the plain encoder; ``model.engine.description`` says what was picked and why.
 
     Only the encoder is read and kept. ``model.load_report`` says what matched. Raises ModelError
     if anything is missing, unknown, of another shape, damaged or unreachable.
@@ -60,6 +64,7 @@ def load_model(
             weights_id=f"random:{seed}",
             device=device,
             precision=precision,
+            compile=compile,
         )
     if str(weights) != "hub":
         path = Path(weights)
@@ -83,6 +88,7 @@ def load_model(
         load_report=report,
         device=device,
         precision=precision,
+        compile=compile,
     )
 
 

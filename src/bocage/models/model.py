@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.models.checkpoint import LoadReport
 from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
+from bocage.models.engine import FastEncoder, check_compile, choose_precision, fast_encoder
 from bocage.models.inputs import (
     check_grid,
     check_patch_size,
@@ -31,7 +33,6 @@ from bocage.models.inputs import (
 from bocage.models.missing import prepare
 from bocage.units import check_units as check_product_units
 
-PRECISIONS = ("fp32", "bf16")
 OUTPUTS = ("auto", "pooled", "student", "locations")
 
 WindowEncoder = Callable[[dict[str, NDArray[np.float32]], NDArray[np.int64]], NDArray[np.float32]]
@@ -99,20 +100,25 @@ class Model:
         load_report: LoadReport | None = None,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
+        compile: bool | str = "auto",  # noqa: A002
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ConfigError(
-                got=f"precision={precision!r}",
-                expected=f"one of {', '.join(PRECISIONS)}",
-                fix='pass precision="fp32"',
-            )
         self.device = _device(device)
+        self.precision, _ = choose_precision(precision, self.device)
+        check_compile(compile)
+        self.compile = compile
         self.encoder = encoder.to(self.device).eval()
         self.name = name
         self.weights_id = weights_id
         self.load_report = load_report
-        self.precision = precision
         self._warned_long = False
+
+    @cached_property
+    def engine(self) -> FastEncoder | None:
+        """The encoder in its fastest form, built at first use; None where the plain one runs.
+
+        It copies the weights: after changing those of ``encoder``, ``del model.engine``.
+        """
+        return fast_encoder(self.encoder, precision=self.precision, compile=self.compile)
 
     @property
     def config(self) -> ModelConfig:
@@ -160,14 +166,14 @@ class Model:
         1.0, the scale of the public archive, for values with the archive's spread of 0.23.
         """
         output, pooler = self.output_name(output), self.encoder.attention_pooler
-        if output == "student" and pooler is not None:
-            gain, bias = pooler.student[1].weight.detach(), pooler.student[1].bias.detach()
+        norm: Any = self.encoder.norm
+        if pooler is not None and output in {"student", "locations"}:
+            norm = pooler.norm if output == "locations" else [*(pooler.student or ())][-1]
+        gain, bias = norm.weight.detach(), norm.bias.detach()
+        if output == "student":
             bound = 4 * float((gain**2 + bias**2).mean().sqrt())
         else:
-            norm = self.encoder.norm
-            if output == "locations" and pooler is not None:
-                norm = pooler.norm
-            bound = float((norm.bias.detach().abs() + 4 * norm.weight.detach().abs()).max())
+            bound = float((bias.abs() + 4 * gain.abs()).max())
         return 2.0 ** max(0, math.ceil(math.log2(bound)))
 
     @torch.no_grad()
@@ -189,6 +195,74 @@ class Model:
         any sample; the result is that of the sample alone. Raises InputError on shapes, dates and
         units that do not fit.
         """
+        values, stamps, visible = self._read(
+            inputs,
+            timestamps,
+            patch_size=patch_size,
+            normalize=normalize,
+            check_units=check_units,
+            query_size=location_query_patch_size,
+        )
+        encode = self.engine or self.encoder
+        with self._autocast():
+            output = encode(
+                values,
+                stamps,
+                patch_size,
+                visible=visible,
+                location_query_patch_size=location_query_patch_size,
+            )
+        locations = output.locations
+        return Encoded(
+            tokens=output.tokens,
+            visible=output.visible,
+            locations=None if locations is None else locations.tokens,
+            student=None if locations is None else locations.student,
+        )
+
+    @torch.no_grad()
+    def encode_grid(
+        self,
+        inputs: Mapping[str, Any],
+        timestamps: Any,
+        *,
+        patch_size: int = 4,
+        output: str = "auto",
+        check_units: bool = True,
+        location_query_patch_size: int | None = None,
+    ) -> Tensor:
+        """The embedding map [B, r_h, r_w, D] alone: ``encode(...).grid(output)`` with less work."""
+        if self.output_name(output) == "pooled" and self.engine is not None:
+            values, stamps, visible = self._read(
+                inputs,
+                timestamps,
+                patch_size=patch_size,
+                normalize=True,
+                check_units=check_units,
+                query_size=location_query_patch_size,
+            )
+            if visible is None:
+                return self.engine.pooled(values, stamps, patch_size)
+        encoded = self.encode(
+            inputs,
+            timestamps,
+            patch_size=patch_size,
+            check_units=check_units,
+            location_query_patch_size=location_query_patch_size,
+        )
+        return encoded.grid(output)
+
+    def _read(
+        self,
+        inputs: Mapping[str, Any],
+        timestamps: Any,
+        *,
+        patch_size: int,
+        normalize: bool,
+        check_units: bool,
+        query_size: int | None,
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor] | None]:
+        """Checked, normalized values, stamps, and visible tokens (None: all) on the device."""
         if not isinstance(inputs, Mapping) or len(inputs) == 0:
             raise InputError(
                 got="no inputs" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}",
@@ -198,7 +272,7 @@ class Model:
         arrays = {name: read_array(name, x, self.sensors) for name, x in inputs.items()}
         stamps = check_timestamps(timestamps)
         check_patch_size(patch_size, self.config.base_patch_size)
-        check_query_size(location_query_patch_size, patch_size, self.config)
+        check_query_size(query_size, patch_size, self.config)
         check_grid(arrays, stamps, patch_size, self.config)
         if stamps.shape[1] > self.max_timesteps and not self._warned_long:
             self._warned_long = True
@@ -206,7 +280,7 @@ class Model:
                 f"{stamps.shape[1]} timesteps given, {self.name} was trained on at most "
                 f"{self.max_timesteps}; longer series are untested, composite them by month",
                 BocageWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         if check_units and normalize:
             for name, x in arrays.items():
@@ -230,21 +304,7 @@ class Model:
                 name: visible.get(name, self._all(x, name, patch_size))
                 for name, x in values.items()
             }
-        with self._autocast():
-            output = self.encoder(
-                values,
-                stamps.to(self.device),
-                patch_size,
-                visible=visible or None,
-                location_query_patch_size=location_query_patch_size,
-            )
-        locations = output.locations
-        return Encoded(
-            tokens=output.tokens,
-            visible=output.visible,
-            locations=None if locations is None else locations.tokens,
-            student=None if locations is None else locations.student,
-        )
+        return values, stamps.to(self.device), visible or None
 
     def window_encoder(
         self,
@@ -264,20 +324,21 @@ class Model:
         def encode_windows(
             values: dict[str, NDArray[np.float32]], timestamps: NDArray[np.int64]
         ) -> NDArray[np.float32]:
-            encoded = self.encode(
+            grid = self.encode_grid(
                 {name: np.moveaxis(x, (3, 4), (1, 2)) for name, x in values.items()},
                 timestamps,
                 patch_size=patch_size,
+                output=output,
                 check_units=check_units,
                 location_query_patch_size=location_query_patch_size,
             )
-            grid: NDArray[np.float32] = encoded.grid(output).float().cpu().numpy()
-            return grid
+            plain: NDArray[np.float32] = grid.float().cpu().numpy()
+            return plain
 
         return encode_windows
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
+        if self.precision == "fp32" or self.engine is not None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 

@@ -50,12 +50,7 @@ def fast_encoder(
     warns once where there is none; True insists; False compiles nothing. The weights are copied: a
     later change of ``encoder`` does not reach the result.
     """
-    if compile not in ("auto", True, False):
-        raise ConfigError(
-            got=f"compile={compile!r}",
-            expected='"auto", True or False',
-            fix='pass compile="auto"',
-        )
+    check_compile(compile)
     device = encoder.norm.weight.device
     precision, reason = choose_precision(precision, device)
     if compile is False:
@@ -82,6 +77,16 @@ def fast_encoder(
         return None
     logger.info("engine: %s", description)
     return engine
+
+
+def check_compile(compile: bool | str) -> None:  # noqa: A002
+    """Raise ConfigError unless it is "auto", True or False."""
+    if compile not in ("auto", True, False):
+        raise ConfigError(
+            got=f"compile={compile!r}",
+            expected='"auto", True or False',
+            fix='pass compile="auto"',
+        )
 
 
 def why_no_compiler(device: torch.device) -> str | None:
