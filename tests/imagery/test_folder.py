@@ -268,6 +268,27 @@ def test_dates_come_from_names_folders_or_the_user(write_raster, tmp_path):
         open_stack(tmp_path / "a", dates=("2020-02-01", "2020-12-31"))
 
 
+def test_other_files_in_the_folder_take_one_line_however_many_they_are(
+    write_raster, tmp_path, caplog
+):
+    write_raster("in/2024-05-01_B04.tif", (1, 40, 40))
+    write_raster("in/picture.tif", (3, 40, 40))
+    with pytest.warns(BocageWarning, match="lacks 11 of 12"):
+        open_stack(tmp_path / "in")
+    assert [r.getMessage() for r in caplog.records if "left out" in r.getMessage()] == [
+        f"{tmp_path}/in/picture.tif is left out: neither its name nor its band descriptions name "
+        "a band"
+    ]
+    caplog.clear()
+    for number in range(5):
+        write_raster(f"in/more_{number}.tif", (3, 40, 40))
+    with pytest.warns(BocageWarning, match="lacks 11 of 12"):
+        open_stack(tmp_path / "in")
+    said = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(f"6 of 7 files are left out, such as {tmp_path}/in/more_0.tif")
+
+
 def test_unknown_dates_are_1_july_2020_and_say_so(write_raster):
     with pytest.warns(BocageWarning, match="1 July 2020"):
         stack = open_stack(full_scene(write_raster))

@@ -51,6 +51,17 @@ def test_worldcereal_months_open_with_both_sensors(data):
     np.testing.assert_allclose(everything(stack, "sentinel1")[:, 0], vv, atol=1e-4)
 
 
+def test_decibels_for_the_whole_cube_leave_its_optical_bands_as_they_are(data):
+    # What the message for radar amplitudes says to type; it used to turn Sentinel-2 into zeros.
+    path = data / "worldcereal" / "worldcereal_preprocessed_inputs.nc"
+    with pytest.warns(BocageWarning, match="lacks 3 of 12 bands"):
+        one = open_stack(path, scale="db20", offset=-83)
+    with pytest.warns(BocageWarning, match="lacks 3 of 12 bands"):
+        per_sensor = open_stack(path, scale={"sentinel1": "db20"}, offset={"sentinel1": -83})
+    for sensor in ("sentinel2_l2a", "sentinel1"):
+        np.testing.assert_array_equal(everything(one, sensor), everything(per_sensor, sensor))
+
+
 def test_worldcereal_radar_numbers_are_refused_with_the_fix(data):
     path = data / "worldcereal" / "worldcereal_preprocessed_inputs.nc"
     with pytest.warns(BocageWarning, match="lacks"), pytest.raises(InputError, match="db20"):

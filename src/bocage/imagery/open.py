@@ -55,7 +55,8 @@ def open_stack(
         resolution_m: Pixel size; the models were trained on 10.
         bbox: West, south, east, north to keep, in ``bbox_crs`` (degrees by default).
         bbox_crs: CRS of ``bbox``.
-        scale: Factor to product units, "db" (10 log10) or "db20" (20 log10); a dict per sensor.
+        scale: Factor to product units; a dict per sensor. "db" (10 log10) and "db20" (20 log10),
+            with the offset beside them, are for Sentinel-1 and leave other sensors as they are.
         offset: Added after the scale: -1000 removes the offset of Sentinel-2 baseline 04.00, 0
             keeps the numbers whatever the metadata say; a dict per sensor.
         cloud_mask: Turn clouds of SCL, QA_PIXEL or BQA layers into NaN.

@@ -48,10 +48,12 @@ class OpenOptions:
     """CRS of bbox; degrees of longitude and latitude by default."""
 
     scale: PerSensor = None
-    """Multiplies values before the offset is added; "db" and "db20" take logarithms instead."""
+    """Multiplies values before the offset is added; "db" and "db20" take logarithms instead, of
+    Sentinel-1 alone."""
 
     offset: PerSensor = None
-    """Added after the scale, in product units; None takes it from the metadata."""
+    """Added after the scale, in product units; None takes it from the metadata. With scale "db" or
+    "db20" one number is Sentinel-1's."""
 
     cloud_mask: bool = True
     """Whether SCL, QA_PIXEL or BQA turn clouds into NaN."""
@@ -94,13 +96,24 @@ class OpenOptions:
 
     def scale_of(self, sensor: str) -> float | str | None:
         """The user's scale for a sensor, or None."""
+        if self._is_radar_only and sensor != "sentinel1":
+            return None
         value = self.scale.get(sensor) if isinstance(self.scale, dict) else self.scale
         return value if value is None or value in DB_SCALES else float(value)
 
     def offset_of(self, sensor: str) -> float | None:
         """The user's offset for a sensor, or None."""
-        value = self.offset.get(sensor) if isinstance(self.offset, dict) else self.offset
+        if isinstance(self.offset, dict):
+            value = self.offset.get(sensor)
+        else:
+            value = None if self._is_radar_only and sensor != "sentinel1" else self.offset
         return None if value is None else float(value)
+
+    @property
+    def _is_radar_only(self) -> bool:
+        # Decibels are radar's: scale="db20", offset=-83 for a cube of radar and optical bands must
+        # leave the optical ones as they are (their logarithm is negative and was clipped to zero).
+        return isinstance(self.scale, str) and self.scale in DB_SCALES
 
 
 def _check_number(name: str, value: Any) -> None:

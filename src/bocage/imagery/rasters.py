@@ -175,9 +175,24 @@ def find_bands(
         result += bands
     if not any(not b.is_cloud_mask for b in result):
         _raise_no_bands(headers, unnamed, options)
-    for path in unnamed:
-        log.warning("%s is left out: neither its name nor its band descriptions name a band", path)
+    _say_left_out(unnamed, len(headers))
     return result, level_1c
+
+
+def _say_left_out(unnamed: Sequence[str], count: int) -> None:
+    """One line however many files there are: a folder of other things must not hide the rest."""
+    if len(unnamed) == 1:
+        log.warning(
+            "%s is left out: neither its name nor its band descriptions name a band", unnamed[0]
+        )
+    elif unnamed:
+        log.warning(
+            "%d of %d files are left out, such as %s: neither their names nor their band "
+            "descriptions name a band",
+            len(unnamed),
+            count,
+            unnamed[0],
+        )
 
 
 def _level_1c(header: RasterHeader, tokens: Sequence[str | None]) -> str:
