@@ -18,6 +18,9 @@ class PatchMean:
     def dims(self, output="auto"):
         return 12
 
+    def value_scale(self, output="auto"):
+        return 1.0
+
     def window_encoder(self, *, patch_size, output="auto", location_query_patch_size=None):
         def encode(values, timestamps):
             x = values["sentinel2_l2a"].mean(axis=1) / 10000  # [B, C, H, W]
@@ -43,7 +46,7 @@ class WindowMean(PatchMean):
         return encode
 
 
-def write_scene(folder, shape_yx, *, seed=0, missing=None):
+def write_scene(folder, shape_yx, *, seed=0, missing=None, crs="EPSG:32632"):
     """A 12-band Sentinel-2 GeoTIFF of smooth noise; ``missing`` is a pair of slices of nodata."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(300, 4000, (12, shape_yx[0] // 8 + 2, shape_yx[1] // 8 + 2))
@@ -60,7 +63,7 @@ def write_scene(folder, shape_yx, *, seed=0, missing=None):
         height=shape_yx[0],
         width=shape_yx[1],
         dtype="uint16",
-        crs="EPSG:32632",
+        crs=crs,
         transform=Affine(10, 0, 500000, 0, -10, 5000000),
         nodata=0,
     ) as sink:

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401 - gives DataArrays their .rio
 
 from bocage import embed, open_embeddings, open_stack
 from bocage.errors import ConfigError, InputError, StoreError
@@ -69,6 +70,39 @@ def test_overlapping_windows_are_blended_and_blocks_do_not_show(tmp_path, block)
     embed(open_stack(path), WindowMean(), out=out, **(OPTIONS | {"block_px": block}))
     expected = blended_naively(x, WindowMean(), patch=4, window=32, halo=8)
     np.testing.assert_allclose(open_embeddings(out).values[0], expected, atol=2e-6)
+
+
+def test_values_beyond_the_range_of_int8_codes_survive_with_the_models_scale(scene, tmp_path):
+    class Large(WindowMean):
+        def value_scale(self, output="auto"):
+            return 4.0
+
+        def window_encoder(self, **kwargs):
+            encode = super().window_encoder(**kwargs)
+            return lambda values, stamps: encode(values, stamps) * 5
+
+    stack, _ = scene
+    embed(stack, Large(), out=tmp_path / "exact.zarr", **OPTIONS)
+    exact = open_embeddings(tmp_path / "exact.zarr").values
+    assert np.nanmax(exact) > 1.5
+    for name in ("x.zarr", "x.tif"):
+        options = OPTIONS | {"codec": "signed_power", "block_px": 64}
+        embed(stack, Large(), out=tmp_path / name, **options)
+        coded = open_embeddings(tmp_path / name).values
+        # Half a step of the codes at the largest value: 4 * 2 * sqrt(v / 4) / 127.5 / 2.
+        np.testing.assert_allclose(coded, exact, atol=4 * np.sqrt(np.nanmax(exact) / 4) / 127.5)
+
+
+def test_a_map_in_another_crs_than_utm_becomes_a_cog_and_no_store(tmp_path):
+    path, x = write_scene(tmp_path, (64, 64), crs="EPSG:3035")
+    stack = open_stack(path)
+    with pytest.raises(InputError, match="utm"):
+        embed(stack, PatchMean(), out=tmp_path / "x.zarr", **OPTIONS)
+    embed(stack, PatchMean(), out=tmp_path / "x.tif", **OPTIONS)
+    emb = open_embeddings(tmp_path / "x.tif")
+    assert emb.rio.crs.to_epsg() == 3035
+    expected = x.reshape(12, 16, 4, 16, 4).mean(axis=(2, 4)) / 10000
+    np.testing.assert_allclose(emb.values[0], expected, atol=1e-6)
 
 
 def test_missing_pixels_stay_missing_and_reach_no_other_cell(tmp_path):

@@ -17,7 +17,7 @@ def markers(tmp_path):
 
 
 def hold(store, ready):
-    claim = Markers(store=store).claim("b", wait=True)
+    claim = Markers(store=store).claim("b")
     ready.set()
     time.sleep(60)
     claim.release()
@@ -42,17 +42,17 @@ def test_a_block_held_by_a_process_is_free_again_when_the_process_is_killed(mark
     process = context.Process(target=hold, args=(markers.store, ready))
     process.start()
     assert ready.wait(30)
-    assert markers.claim("b", wait=False) is None
+    assert markers.claim("b") is None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    claim = markers.claim("b", wait=False)
+    claim = markers.claim("b")
     assert claim is not None
     claim.release()
 
 
 def test_two_claims_in_one_process_exclude_each_other(markers):
-    first = markers.claim("b", wait=False)
-    assert markers.claim("b", wait=False) is None
+    first = markers.claim("b")
+    assert markers.claim("b") is None
     first.release()
     first.release()
-    assert markers.claim("b", wait=False) is not None
+    assert markers.claim("b") is not None

@@ -53,18 +53,33 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     date: Annotated[
         str | None, typer.Option(help="If files do not say: 2024-07-01.", rich_help_panel=_INPUT)
     ] = None,
+    dates: Annotated[
+        str | None,
+        typer.Option(help="Keep these: 2024, or 2024-04-01/2024-09-30.", rich_help_panel=_INPUT),
+    ] = None,
     bbox: Annotated[
         str | None,
         typer.Option(help="west,south,east,north in degrees.", rich_help_panel=_INPUT),
+    ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(help="STAC address to search in --bbox, --dates.", rich_help_panel=_INPUT),
+    ] = None,
+    collections: Annotated[
+        str | None, typer.Option(help="STAC collections, a,b.", rich_help_panel=_INPUT)
+    ] = None,
+    max_cloud: Annotated[
+        float | None, typer.Option(help="Most cloud of a STAC item, %.", rich_help_panel=_INPUT)
     ] = None,
     crs: Annotated[
         str | None, typer.Option(help="utm or EPSG:n to reproject.", rich_help_panel=_INPUT)
     ] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Multiply values, or db.", rich_help_panel=_INPUT)
+        str | None,
+        typer.Option(help="Multiply by: 10000, db, sentinel1=db20.", rich_help_panel=_INPUT),
     ] = None,
     offset: Annotated[
-        float | None, typer.Option(help="Add to values: -1000.", rich_help_panel=_INPUT)
+        str | None, typer.Option(help="Add: -1000, sentinel1=-83.", rich_help_panel=_INPUT)
     ] = None,
     level: Annotated[
         str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_INPUT)
@@ -120,9 +135,10 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     from bocage.mapping import embed as embed_stack
     from bocage.models import load_model
 
-    if not options["source"] or (options["out"] is None and not dry_run):
+    sources = options["source"] or []
+    if not (sources or options["catalog"]) or (options["out"] is None and not dry_run):
         raise ConfigError(
-            got="no " + ("SOURCE" if not options["source"] else "--out"),
+            got="no " + ("--out" if sources or options["catalog"] else "SOURCE and no --catalog"),
             expected="imagery to read and a place to write",
             fix="try: bocage embed scene/ --out scene.zarr",
         )
@@ -137,8 +153,8 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
         codec=options["codec"],
         period=options["period"],
     )
-    sources = options["source"]
-    stack = open_stack(sources[0] if len(sources) == 1 else sources, **_input_options(options))
+    source = (sources[0] if len(sources) == 1 else sources) if sources else None
+    stack = open_stack(source, **_input_options(options))
     if options["composite"]:
         from bocage.imagery import composite
 
@@ -175,34 +191,61 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
 
 
 def _input_options(options: dict[str, Any]) -> dict[str, Any]:
-    from bocage.errors import ConfigError
-
-    given = {name: options[name] for name in ("sensor", "date", "crs", "offset", "level")}
-    found = {name: value for name, value in given.items() if value is not None}
+    names = ("sensor", "date", "crs", "level", "catalog")
+    found = {name: options[name] for name in names if options[name] is not None}
     found["cloud_mask"] = options["cloud_mask"]
-    if options["bands"]:
-        found["bands"] = [b.strip() for b in options["bands"].split(",")]
-    if options["scale"]:
-        found["scale"] = options["scale"] if options["scale"] == "db" else _number(options["scale"])
+    for name in ("bands", "collections"):
+        if options[name]:
+            found[name] = [part.strip() for part in options[name].split(",")]
+    for name in ("scale", "offset"):
+        if options[name] is not None:
+            found[name] = _per_sensor(options[name])
+    if options["max_cloud"] is not None:
+        found["max_cloud_percent"] = options["max_cloud"]
+    if options["dates"]:
+        first, _, last = options["dates"].partition("/")
+        found["dates"] = (first, last or first)
     if options["bbox"]:
-        parts = [_number(p) for p in options["bbox"].split(",")]
-        if len(parts) != 4:
-            raise ConfigError(
-                got=f"--bbox {options['bbox']}",
-                expected="four numbers: west,south,east,north in degrees",
-                fix="use for example --bbox 36.7,-1.4,36.9,-1.2",
-            )
-        found["bbox"] = tuple(parts)
+        found["bbox"] = _bbox(options["bbox"])
+    if options["catalog"]:
+        # Items of a search may lie in several zones; the middle one serves the area.
+        found.setdefault("crs", "utm")
     return found
 
 
-def _number(text: str) -> float:
+def _bbox(text: str) -> tuple[float, ...]:
     from bocage.errors import ConfigError
 
     try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            got=f"--bbox {text}",
+            expected="four numbers: west,south,east,north in degrees",
+            fix="use for example --bbox 36.7,-1.4,36.9,-1.2",
+        ) from error
+    return west, south, east, north
+
+
+def _per_sensor(text: str) -> Any:
+    """A number or a rule such as db; or several as sentinel1=db20,sentinel2_l2a=10000."""
+    if "=" not in text:
+        return _number(text)
+    pairs = (part.partition("=") for part in text.split(","))
+    return {sensor.strip(): _number(value) for sensor, _, value in pairs}
+
+
+def _number(text: str) -> float | str:
+    from bocage.errors import ConfigError
+
+    if text.strip() in {"db", "db20"}:
+        return text.strip()
+    try:
         return float(text)
     except ValueError as error:
-        raise ConfigError(got=repr(text), expected="a number", fix="check the option") from error
+        raise ConfigError(
+            got=repr(text), expected="a number, db or db20", fix="check --scale and --offset"
+        ) from error
 
 
 def _repeat(ctx: typer.Context, path: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-def index(
+def index(  # noqa: PLR0917 - one argument per option is how typer reads a command
     source: Annotated[
         list[str], typer.Argument(help="A .zarr or .tif of embeddings, GeoParquet, or a folder.")
     ],

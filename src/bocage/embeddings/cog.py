@@ -228,6 +228,7 @@ def _write_levels(
     import rasterio
 
     factors = [f for f in levels if f > 1]
+    scale = np.float32(raster.attrs.get("value_scale", 1.0))
     checksums: dict[tuple[int, int, int], int] = {}
     with ExitStack() as stack:
         files = {
@@ -240,7 +241,7 @@ def _write_levels(
         for rows, cols in _tiles(raster.shape[2:], tile_cells):
             x = raster[0, :, rows, cols]
             for factor, mean in zip([1, *factors], [x, *masked_means(x, factors)], strict=True):
-                values = signed_power.encode(mean) if codec == "signed_power" else mean
+                values = signed_power.encode(mean / scale) if codec == "signed_power" else mean
                 window = _level_window(rows, cols, factor)
                 files[factor].write(values, window=window)
                 checksums[factor, rows.start, cols.start] = zlib.crc32(values.tobytes())
@@ -287,6 +288,8 @@ def _describe(file: Any, raster: LazyRaster, codec: str) -> None:
     model = str(raster.attrs.get("model", ""))
     provenance = plain_values(raster.attrs)
     provenance["codec"] = codec
+    if codec != "signed_power":
+        provenance.pop("value_scale", None)
     for key in ("long_name", "units", "unit_norm", "shard_cells", "source_crs"):
         provenance.pop(key, None)
     if prefixes := matryoshka_dims(model, raster.shape[1]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.embeddings.lazy_raster import LazyRaster, north_up, plain_values, prefix_length
-from bocage.embeddings.quantization import Quantization
+from bocage.embeddings.quantization import Quantization, own_scale
 from bocage.errors import SourceError, StoreError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def open_cog(uri: str, *, dims: int | None = None) -> LazyRaster:
         )
     quantization = _quantization(uri, tags, names, dtypes, nodata)
     provenance = read_provenance(tags)
+    quantization = own_scale(provenance, quantization)
     trained = tuple(provenance.get("matryoshka_dims", ()))
     n_dims = prefix_length(dims, n_bands, trained, uri)
     code = crs.to_epsg()

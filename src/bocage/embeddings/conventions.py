@@ -122,6 +122,7 @@ def bocage_attributes(grid: EmbeddingGrid) -> dict[str, Any]:
         "model": grid.model,
         "patch_size": grid.patch_size,
         "codec": grid.codec,
+        **({} if grid.value_scale == 1 else {"value_scale": grid.value_scale}),
         "shard_cells": grid.shard_cells,
         "source_crs": grid.crs,
         "sensors": list(grid.sensors),

@@ -53,6 +53,10 @@ class EmbeddingGrid:
     layout: str = "utm_zones"
     """One of LAYOUTS; "single" keeps any CRS and suits a store that becomes a COG."""
 
+    value_scale: float = 1.0
+    """int8 codes hold values divided by this, because the rule of the public archive clips at 1;
+    our reader multiplies again, others see vectors of the same direction. float32 ignores it."""
+
     shard_cells: int = PUBLIC_SHARD_CELLS
     """Side of a shard, which is the unit of writing, in cells."""
 
@@ -83,6 +87,12 @@ class EmbeddingGrid:
                 got=f"layout {self.layout!r}",
                 expected=f"one of {', '.join(LAYOUTS)}",
                 fix="use utm_zones",
+            )
+        if not (math.isfinite(self.value_scale) and self.value_scale > 0):
+            raise ConfigError(
+                got=f"value_scale {self.value_scale}",
+                expected="a number above 0",
+                fix="use the model's value_scale(), or 1",
             )
         if self.dims < 1 or self.patch_size < 1 or not self.years:
             raise InputError(

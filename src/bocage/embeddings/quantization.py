@@ -13,7 +13,7 @@ rule is refused, because every guess gives plausible numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Quantization:
     """signed_power, per_pixel_scale, linear, or none for floating point."""
 
     scale: float = 1.0
+    """Of the linear rule; and what our own stores divided values by before signed_power."""
+
     offset: float = 0.0
     """Of the linear rule."""
 
@@ -46,7 +48,8 @@ class Quantization:
     def decode(self, q: NDArray[Any], scales: NDArray[Any] | None = None) -> FloatArray:
         """Real values of stored numbers [T, D, y, x], NaN where there is no data."""
         if self.method == "signed_power":
-            return signed_power.decode(np.ascontiguousarray(q))
+            x = signed_power.decode(np.ascontiguousarray(q))
+            return x if self.scale == 1 else np.multiply(x, np.float32(self.scale), out=x)
         x = q.astype(np.float32)
         if self.method == "per_pixel_scale":
             if scales is None:
@@ -97,6 +100,13 @@ def quantization_of(
         expected="signed_power (int8), per_pixel_scale or linear with a scale",
         fix="dequantize it with the producer's own tool and store float32",
     )
+
+
+def own_scale(provenance: Mapping[str, Any], quantization: Quantization) -> Quantization:
+    """The rule with the scale that our own attributes state; other producers' have none."""
+    if quantization.method != "signed_power" or "value_scale" not in provenance:
+        return quantization
+    return replace(quantization, scale=float(provenance["value_scale"]))
 
 
 def _check_power(stated: Mapping[str, Any], where: str) -> None:

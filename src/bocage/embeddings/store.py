@@ -178,5 +178,5 @@ def _codes(grid: EmbeddingGrid, x: NDArray[Any], shape_yx: tuple[int, int]) -> N
             fix="convert with astype('float32'), with NaN for nodata",
         )
     if grid.codec == "signed_power":
-        return signed_power.encode(x)
+        return signed_power.encode(x if grid.value_scale == 1 else x / np.float32(grid.value_scale))
     return np.ascontiguousarray(x, np.float32)

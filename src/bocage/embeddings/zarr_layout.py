@@ -17,7 +17,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from bocage.embeddings.lazy_raster import LazyRaster, north_up, plain_values, prefix_length
-from bocage.embeddings.quantization import Quantization, quantization_of
+from bocage.embeddings.quantization import Quantization, own_scale, quantization_of
 from bocage.errors import InputError, SourceError, StoreError
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ def open_zarr(uri: str, *, dims: int | None = None, zone: int | str | None = Non
         attributes,
         where,
     )
+    own = attributes.get("bocage")
+    quantization = own_scale(own if isinstance(own, Mapping) else {}, quantization)
     trained = tuple(int(d) for d in attributes.get("geoemb:matryoshka_dims", ()))
     n_dims = prefix_length(dims, sizes["band"], trained, where)
     crs, transform = georeference(group, attributes, (sizes["y"], sizes["x"]), where)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bocage.embeddings.atomic import naming_failures
 from bocage.embeddings.codecs import signed_power
 from bocage.geo import Block, Layout, Window
 from bocage.types import CodeArray, FloatArray, ShapeYX
@@ -137,20 +138,21 @@ class BlockSums:
         self.weighted[:, rows, cols] += (vectors * weight[..., None]).transpose(2, 0, 1)
         self.weight[rows, cols] += weight
 
-    def save(self, path: Path, codec: str) -> None:
+    def save(self, path: Path, scale: float | None) -> None:
         """Keep the sums on disk in one step, for the block and its neighbours to finish from.
 
-        What no neighbour adds to is final and kept in the codec of the output; it is most of it.
+        What no neighbour adds to is final, and most of it: kept as the int8 codes of the output
+        with its value scale, or as float32 where the scale is None.
         """
         own = self.cells.own(self.block)
         rows, cols = own.within(self.region)
         border = np.ones(self.region.shape_yx, bool)
         border[rows, cols] = False
         partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
+        with naming_failures(path), partial.open("wb") as file:
             np.savez(
                 file,
-                own=_pack(divide(self.weighted[:, rows, cols], self.weight[rows, cols]), codec),
+                own=_pack(divide(self.weighted[:, rows, cols], self.weight[rows, cols]), scale),
                 weighted=self.weighted[:, border],
                 weight=self.weight[border],
             )
@@ -158,7 +160,7 @@ class BlockSums:
 
 
 def finish_block(
-    cells: Cells, block: Block, parts: dict[tuple[int, int], Path], dims: int
+    cells: Cells, block: Block, parts: dict[tuple[int, int], Path], dims: int, scale: float | None
 ) -> FloatArray:
     """The vectors [D, rows, cols] of a block from its part and those of its neighbours."""
     own, territory = cells.own(block), cells.territory(block)
@@ -167,7 +169,7 @@ def finish_block(
     for other in [block, *cells.layout.neighbours(block)]:
         with np.load(parts[other.index_yx]) as part:
             if other is block:
-                finished = _unpack(part["own"])
+                finished = _unpack(part["own"], scale)
             _add_border(sums, other, part["weighted"], part["weight"])
     rows, cols = territory.within(sums.region)
     x = divide(sums.weighted[:, rows, cols], sums.weight[rows, cols])
@@ -175,12 +177,12 @@ def finish_block(
     return x
 
 
-def _pack(x: FloatArray, codec: str) -> CodeArray:
-    return signed_power.encode(x) if codec == "signed_power" else x
+def _pack(x: FloatArray, scale: float | None) -> CodeArray:
+    return x if scale is None else signed_power.encode(x / np.float32(scale))
 
 
-def _unpack(stored: CodeArray) -> FloatArray:
-    return signed_power.decode(stored) if stored.dtype == np.int8 else stored
+def _unpack(stored: CodeArray, scale: float | None) -> FloatArray:
+    return stored if scale is None else signed_power.decode(stored) * np.float32(scale)
 
 
 def divide(weighted: FloatArray, weight: NDArray[np.float32]) -> FloatArray:

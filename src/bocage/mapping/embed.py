@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from bocage.embeddings import EmbeddingGrid
 
 log = logging.getLogger(__name__)
+
+WAIT_S = 0.5
+"""Between looks at blocks that another process holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,11 @@ class _Job:
     n_windows: int = 0
     n_blocks_kept: int = 0
     claims: list[Claim] = field(default_factory=list)
+
+    @property
+    def scale(self) -> float | None:
+        """Value scale of int8 codes; None for float32."""
+        return self.plan.value_scale if self.plan.config.codec == "signed_power" else None
 
 
 def embed(
@@ -225,6 +234,8 @@ def _open_job(
         years=plan.years,
         dims=plan.dims,
         codec=plan.config.codec,
+        value_scale=plan.value_scale,
+        layout="single" if is_cog else "utm_zones",
         shard_cells=plan.layout.block_px // plan.config.cell_px,
         model=plan.model,
         patch_size=plan.config.patch_size,
@@ -307,9 +318,13 @@ def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
         with (
             progress("embedding", total, unit="windows", enabled=show_progress) as advance,
             write,
+            # Closed before the claims are released, or the reading thread could claim once more.
+            closing(read_ahead(_strips(job, pending, advance), ahead=1, clock=job.clock)) as strips,
         ):
-            strips = read_ahead(_strips(job, pending, advance), ahead=1, clock=job.clock)
-            for claim, strip in strips:
+            for piece in strips:
+                if piece is None:
+                    continue
+                claim, strip = piece
                 if sums is None:
                     sums = BlockSums(job.cells, strip.block, job.plan.dims)
                 with job.clock.time("encode"):
@@ -329,28 +344,34 @@ def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
 
 def _strips(
     job: _Job, pending: list[tuple[int, Block]], advance: Callable[[float], None]
-) -> Iterator[tuple[Claim, Strip]]:
-    """Claim and read the blocks; those another process holds come last, if still undone."""
-    for wait in (False, True):
+) -> Iterator[tuple[Claim, Strip] | None]:
+    """Claim and read the blocks; those another process holds are tried again until they are done.
+
+    Yields None while waiting, so that whoever iterates can stop.
+    """
+    while pending:
         held = []
         for year, block in pending:
-            claim = job.markers.claim(_key(year, block), wait=wait)
+            key = _key(year, block)
+            claim = job.markers.claim(key)
             if claim is None:
                 held.append((year, block))
-                continue
-            job.claims.append(claim)
-            if job.markers.is_encoded(_key(year, block)):
+            elif job.markers.is_encoded(key):
                 claim.release()
                 advance(job.plan.layout.n_windows(block))
-                continue
-            for strip in read_strips(job.stack, job.plan, block, year):
-                yield claim, strip
+            else:
+                job.claims.append(claim)
+                for strip in read_strips(job.stack, job.plan, block, year):
+                    yield claim, strip
+        if len(held) == len(pending):
+            time.sleep(WAIT_S)
+            yield None
         pending = held
 
 
 def _keep(job: _Job, claim: Claim, year: int, sums: BlockSums) -> None:
     """Keep an encoded block, and finish every block around it that waited for it."""
-    sums.save(job.markers.part(_key(year, sums.block)), job.plan.config.codec)
+    sums.save(job.markers.part(_key(year, sums.block)), job.scale)
     claim.release()
     for block in [sums.block, *job.plan.layout.neighbours(sums.block)]:
         _finish_block(job, year, block)
@@ -364,14 +385,14 @@ def _finish_block(job: _Job, year: int, block: Block) -> None:
     around = [block, *layout.neighbours(block)]
     if markers.is_done(key) or not all(markers.is_encoded(_key(year, b)) for b in around):
         return
-    claim = markers.claim(f"{key}.shard", wait=False)
+    claim = markers.claim(f"{key}.shard")
     if claim is None:
         return  # another process is writing it
     try:
         if markers.is_done(key):
             return
         parts = {b.index_yx: markers.part(_key(year, b)) for b in around}
-        x = finish_block(job.cells, block, parts, job.plan.dims)
+        x = finish_block(job.cells, block, parts, job.plan.dims, job.scale)
         row, col = block.index_yx
         write_shard(job.store, job.grid, year, row, col, x)
         valid = np.isfinite(x[0])
@@ -411,7 +432,7 @@ def _finish(
             fix="check the nodata value, the cloud mask (--no-cloud-mask) and the area",
         )
     if is_cog:
-        export_cog(job.store, out, codec=job.plan.config.codec)
+        export_cog(job.store, out, codec=job.plan.config.codec, overwrite=True)
     if record.read(out) is None:
         record.write(out, job.plan, request, valid_fraction=valid, clock=job.clock, wall_s=wall_s)
     item = write_stac_item(out)

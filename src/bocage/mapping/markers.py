@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import StoreError
 
 FOLDER = "bocage"
@@ -34,10 +35,11 @@ class Markers:
 
     def prepare(self, identity: dict[str, Any]) -> None:
         """Bind the store to a configuration; StoreError if it already has another."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with naming_failures(self.store):
+            self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "identity.json"
         if not path.exists():
-            _write(path, json.dumps(identity, indent=1, sort_keys=True))
+            write_file(path, json.dumps(identity, indent=1, sort_keys=True).encode())
             return
         theirs = json.loads(path.read_text())
         if theirs != identity:
@@ -62,18 +64,18 @@ class Markers:
 
     def finish(self, key: str, facts: dict[str, Any]) -> None:
         """Mark a block whose shard is written."""
-        _write(self.folder / f"{key}.json", json.dumps(facts, sort_keys=True))
+        write_file(self.folder / f"{key}.json", json.dumps(facts, sort_keys=True).encode())
 
     def facts(self, key: str) -> dict[str, Any]:
         """What was noted when a block was finished."""
         facts: dict[str, Any] = json.loads((self.folder / f"{key}.json").read_text())
         return facts
 
-    def claim(self, key: str, *, wait: bool) -> Claim | None:
-        """Hold a block; None if another process holds it and wait is False."""
+    def claim(self, key: str) -> Claim | None:
+        """Hold a block; None if another process holds it."""
         handle = os.open(self.folder / f"{key}.lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
             return None
@@ -81,7 +83,7 @@ class Markers:
 
     def tidy(self) -> None:
         """Remove locks, parts and what killed runs left, once every block is finished."""
-        for pattern in ("*.lock", "*.npz", ".*.partial", "*.partial"):
+        for pattern in ("*.lock", "*.npz", ".*.partial"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
@@ -97,13 +99,6 @@ class Claim:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-
-def _write(path: Path, text: str) -> None:
-    # Renaming is atomic: a marker is there whole or not at all.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

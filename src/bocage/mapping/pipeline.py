@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -39,11 +39,11 @@ class _Failure:
     error: BaseException
 
 
-def read_ahead(items: Iterable[T], *, ahead: int, clock: Clock) -> Iterator[T]:
+def read_ahead(items: Iterable[T], *, ahead: int, clock: Clock) -> Generator[T, None, None]:
     """Iterate in another thread, at most ``ahead`` items in front of the consumer.
 
-    An exception of the producer is raised at the consumer. A consumer that stops early stops the
-    producer.
+    An exception of the producer is raised at the consumer. Closing the generator stops the
+    producer and waits for it; a consumer that may fail does so with `contextlib.closing`.
     """
     pieces: queue.Queue[Any] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()

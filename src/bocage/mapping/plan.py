@@ -40,6 +40,9 @@ class WindowModel(Protocol):
     def dims(self, output: str = "auto") -> int:
         """Length of an output vector."""
 
+    def value_scale(self, output: str = "auto") -> float:
+        """What values are divided by before int8 codes; 1 keeps them."""
+
     def window_encoder(
         self, *, patch_size: int, output: str = "auto", location_query_patch_size: int | None = None
     ) -> WindowEncoder:
@@ -65,6 +68,7 @@ class EmbedPlan:
     model: str
     weights_id: str
     dims: int
+    value_scale: float
     batch_size: int
 
     @property
@@ -179,6 +183,7 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         model=model.name,
         weights_id=model.weights_id,
         dims=model.dims(config.output),
+        value_scale=model.value_scale(config.output),
         batch_size=1,
     )
     batch = config.batch_size or max(1, min(64, TOKENS_PER_BATCH // resolved.tokens_per_window))

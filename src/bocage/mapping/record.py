@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bocage._version import __version__
+from bocage.embeddings.atomic import write_file
 from bocage.errors import ConfigError
 from bocage.mapping.pipeline import Clock
 from bocage.mapping.plan import EmbedPlan
@@ -63,9 +64,7 @@ def write(
         },
     }
     path = path_of(out)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
 
 
