@@ -5,13 +5,14 @@ Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S b
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.models.checkpoint import LoadReport
 from bocage.models.config import ModelConfig
+from bocage.models.domain import DomainEncoder, neighborhood_cells
 from bocage.models.encoder import Encoder
 from bocage.models.engine import FastEncoder, check_compile, choose_precision, fast_encoder
 from bocage.models.inputs import (
@@ -139,6 +141,10 @@ class Model:
     def max_timesteps(self) -> int:
         """Longest series seen in training; longer ones run with a warning."""
         return self.config.max_timesteps
+
+    def tokens_per_cell(self, sensor: str) -> int:
+        """Tokens of one patch at one date: 1 from v1.1 on, one per band set in v1."""
+        return len(self.config.band_sets[sensor])
 
     def output_name(self, output: str = "auto") -> str:
         """What "auto" means for this model; raises ConfigError for outputs it does not have."""
@@ -336,6 +342,32 @@ class Model:
             return plain
 
         return encode_windows
+
+    def domain_encoder(
+        self,
+        *,
+        patch_size: int = 4,
+        neighborhood_px: int | None = None,
+        output: str = "auto",
+        check_units: bool = True,
+        location_query_patch_size: int | None = None,
+    ) -> WindowEncoder:
+        """Seam-free: like ``window_encoder``, for one large domain where each token has a window.
+
+        ``neighborhood_px`` is the side of that window, None 16 patches. Takes a batch of one, of
+        any size. ``domain.reach_px`` says how far from an edge it matters what lies beyond.
+        Raises ConfigError for v1 and v1.1, whose positions are not relative.
+        """
+        cells = neighborhood_cells(self.config, patch_size, neighborhood_px)
+        view = copy.copy(self)
+        view.__dict__["engine"] = None  # the engine attends within whole windows
+        view.encoder = cast(Encoder, DomainEncoder(self.encoder, cells))
+        return view.window_encoder(
+            patch_size=patch_size,
+            output=output,
+            check_units=check_units,
+            location_query_patch_size=location_query_patch_size,
+        )
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32" or self.engine is not None:
