@@ -18,6 +18,9 @@ class PatchMean:
     def dims(self, output="auto"):
         return 12
 
+    def tokens_per_cell(self, sensor):
+        return 1
+
     def value_scale(self, output="auto"):
         return 1.0
 

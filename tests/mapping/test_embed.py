@@ -228,6 +228,14 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
     assert not (tmp_path / out).exists()
 
 
+def test_windows_shrink_with_dates_and_sensors_to_what_models_were_trained_on():
+    config = EmbedConfig(patch_size=4)
+    sides = {n: config.resolve_window_px(n) // 4 for n in (1, 4, 12, 24, 36, 500)}
+    assert sides == {1: 20, 4: 20, 12: 16, 24: 11, 36: 9, 500: 8}
+    assert [config.resolve_halo_px(4 * n) // 4 for n in (20, 16, 11, 9, 8)] == [4, 3, 2, 2, 2]
+    assert EmbedConfig(patch_size=4, window_px=64).resolve_window_px(36) == 64
+
+
 def test_the_plan_says_what_will_happen(scene):
     stack, _ = scene
     plan = make_plan(stack, PatchMean(), EmbedConfig(patch_size=4, window_px=32, halo_px=8))

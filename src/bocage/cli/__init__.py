@@ -35,6 +35,9 @@ for command in (embed, preview, info, validate, models, demo):
     app.command()(command)
 
 
+_shown: set[str] = set()
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"bocage {__version__}")
@@ -79,6 +82,9 @@ def _complain(kind: str, error: BocageError) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     if issubclass(category, BocageWarning):
+        if str(message) in _shown:
+            return  # the same for every window is said once
+        _shown.add(str(message))
         sys.stderr.write(f"bocage: warning: {message}\n")
     else:
         logging.getLogger("bocage").debug("%s: %s", category.__name__, message)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from bocage.errors import ConfigError
 
-DEFAULT_WINDOW_PATCHES = 20
-DEFAULT_HALO_PATCHES = 4
+MAX_WINDOW_PATCHES = 20
+"""Window side with one sensor and date; bigger is further from what the models were trained on."""
+
+MIN_WINDOW_PATCHES = 8
+TOKENS_PER_WINDOW = 3072
+"""With many dates and sensors windows shrink to this, the token budget that v1.3 was trained with;
+attention over more costs much and was never learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +25,11 @@ class EmbedConfig:
     """Side of a patch, 1 to 8. Smaller is finer and costs about 1/patch_size**2 tokens."""
 
     window_px: int | None = None
-    """Side of what the model sees at once; None is 20 patches."""
+    """Side of what the model sees at once; None is 20 patches, fewer with many dates or sensors."""
 
     halo_px: int | None = None
-    """Margin on each side over which a window fades into its neighbours; None is 4 patches."""
+    """Margin on each side over which a window fades into its neighbours; None is a
+    fifth of the window."""
 
     block_px: int = 1024
     """Side of the unit of writing and resume (one shard), rounded to whole window cores."""
@@ -72,15 +79,18 @@ class EmbedConfig:
                 fix=f"use --query {self.patch_size}",
             )
 
-    @property
-    def resolved_window_px(self) -> int:
-        """The window's side."""
-        return self.window_px or DEFAULT_WINDOW_PATCHES * self.patch_size
+    def resolve_window_px(self, tokens_per_cell: int) -> int:
+        """The window's side, when a cell has this many tokens over all dates and sensors."""
+        if self.window_px is not None:
+            return self.window_px
+        patches = math.isqrt(TOKENS_PER_WINDOW // tokens_per_cell)
+        return self.patch_size * max(MIN_WINDOW_PATCHES, min(MAX_WINDOW_PATCHES, patches))
 
-    @property
-    def resolved_halo_px(self) -> int:
-        """The halo's width."""
-        return DEFAULT_HALO_PATCHES * self.patch_size if self.halo_px is None else self.halo_px
+    def resolve_halo_px(self, window_px: int) -> int:
+        """The halo's width for a window."""
+        if self.halo_px is not None:
+            return self.halo_px
+        return self.patch_size * round(window_px / self.patch_size / 5)
 
     @property
     def cell_px(self) -> int:

@@ -37,6 +37,9 @@ class WindowModel(Protocol):
     name: str
     weights_id: str
 
+    def tokens_per_cell(self, sensor: str) -> int:
+        """Tokens of one patch at one date."""
+
     def dims(self, output: str = "auto") -> int:
         """Length of an output vector."""
 
@@ -68,6 +71,9 @@ class EmbedPlan:
     model: str
     weights_id: str
     dims: int
+    tokens_per_cell: int
+    """Tokens of a patch when no date or sensor is missing."""
+
     value_scale: float
     batch_size: int
 
@@ -84,10 +90,8 @@ class EmbedPlan:
 
     @property
     def tokens_per_window(self) -> int:
-        """Tokens when every sensor has every date and one token per patch and date."""
-        per_side = self.layout.window_px // self.config.patch_size
-        n_steps = max(len(indices) for _, indices in self.steps)
-        return per_side**2 * n_steps * len(self.sensors)
+        """Tokens of one forward when nothing is missing."""
+        return (self.layout.window_px // self.config.patch_size) ** 2 * self.tokens_per_cell
 
     @property
     def n_output_bytes(self) -> int:
@@ -160,17 +164,20 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
     from bocage.imagery import stack_grid
 
     grid = stack_grid(stack)
-    layout = lay_out(
-        grid.shape_yx,
-        patch_size=config.patch_size,
-        window_px=config.resolved_window_px,
-        halo_px=config.resolved_halo_px,
-        block_px=config.block_px,
-    )
-    padded = Grid(crs=grid.crs, transform=grid.transform, shape_yx=layout.shape_yx)
     sensors = tuple(str(name) for name in stack.data_vars)
     times = stack["time"].values.astype("datetime64[D]")
     steps = _steps(times, config)
+    n_steps = max(len(indices) for _, indices in steps)
+    tokens_per_cell = n_steps * sum(model.tokens_per_cell(sensor) for sensor in sensors)
+    window_px = config.resolve_window_px(tokens_per_cell)
+    layout = lay_out(
+        grid.shape_yx,
+        patch_size=config.patch_size,
+        window_px=window_px,
+        halo_px=config.resolve_halo_px(window_px),
+        block_px=config.block_px,
+    )
+    padded = Grid(crs=grid.crs, transform=grid.transform, shape_yx=layout.shape_yx)
     resolved = EmbedPlan(
         config=config,
         layout=layout,
@@ -183,6 +190,7 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         model=model.name,
         weights_id=model.weights_id,
         dims=model.dims(config.output),
+        tokens_per_cell=tokens_per_cell,
         value_scale=model.value_scale(config.output),
         batch_size=1,
     )
