@@ -58,19 +58,20 @@ class LazyArray:
     def __reduce__(self) -> tuple[Any, ...]:
         return LazyArray, (self.reader, self.name)
 
-    def __getitem__(self, key: tuple[slice, ...]) -> FloatArray:
-        times, bands, rows, cols = (
-            range(*k.indices(n)) for k, n in zip(key, self.shape, strict=True)
-        )
-        if not (len(times) and len(rows) and len(cols)):
-            return np.empty((len(times), len(bands), len(rows), len(cols)), np.float32)
-        box = [slice(min(r), max(r) + 1) for r in (rows, cols)]
-        x = self.reader.read(list(times), *box)
-        if (len(bands), bands.step) != (self.shape[1], 1):
-            x = x[:, bands.start : bands.stop : bands.step]
-        if (rows.step, cols.step) != (1, 1):
-            x = x[:, :, :: rows.step, :: cols.step]
-        return x
+    def __getitem__(self, key: tuple[Any, ...]) -> FloatArray:
+        # dask fuses selections into the read, so a key may hold numbers, steps and lists too.
+        picks = [np.arange(n)[k] for k, n in zip(key, self.shape, strict=True)]
+        times, bands, rows, cols = (np.atleast_1d(pick) for pick in picks)
+        shape = (len(times), len(bands), len(rows), len(cols))
+        if 0 in shape:
+            x = np.empty(shape, np.float32)
+        else:
+            box = [slice(int(r.min()), int(r.max()) + 1) for r in (rows, cols)]
+            x = self.reader.read([int(t) for t in times], *box)
+            for axis, wanted in ((1, bands), (2, rows - rows.min()), (3, cols - cols.min())):
+                if not np.array_equal(wanted, np.arange(x.shape[axis])):
+                    x = x.take(wanted, axis=axis)
+        return x[tuple(0 if pick.ndim == 0 else slice(None) for pick in picks)]
 
 
 _CHUNK = 512
