@@ -47,8 +47,11 @@ _log = logging.getLogger(__name__)
 
 _KEY = "hilbert"
 _MAX_BUCKETS = 64
-_BUCKET_BYTES = 96 << 20
+_BUCKET_BYTES = 64 << 20
 """Rows of one bucket in memory; sorting and writing hold about three times as much."""
+
+_SAMPLE_BYTES = 80 << 20
+"""Vectors of the sample, 20,000 of 1,024 dimensions; fitting holds four times as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +165,12 @@ def _learn(source: Source, options: IndexOptions, model: str) -> _Learned:
     keys: list[NDArray[np.uint64]] = []
     extra: Any = None
     row_bytes = 0
+    n_sampled = 0
     for batch in source.sample(options.sample_rows, options.seed):
         x, _ = _unit_vectors(batch, on_zero=options.on_zero)
+        n_sampled += len(x)
+        if vectors and n_sampled * x.shape[1] * 4 > _SAMPLE_BYTES:
+            break
         if vectors and x.shape[1] != vectors[0].shape[1]:
             raise _mixed(x.shape[1], vectors[0].shape[1], batch.where)
         vectors.append(x)
@@ -301,15 +308,15 @@ class _Build:
         info = self._info()
         shards = self.folder / SHARD_FOLDER
         shards.mkdir()
-        manifest: list[dict[str, Any]] = []
+        manifest: list[Any] = []  # as tables: a billion rows have 250,000 row groups
         n_shards = 0
         for table in self._shard_tables():
-            manifest += write_shard(shards / f"{n_shards:05d}.parquet", table, info)
+            groups = write_shard(shards / f"{n_shards:05d}.parquet", table, info)
+            manifest.append(pa.Table.from_pylist(groups))
             n_shards += 1
             self.advance(len(table))
-        pq.write_table(
-            pa.Table.from_pylist(manifest), self.folder / MANIFEST_FILE, compression="zstd"
-        )
+        table = pa.concat_tables(manifest)
+        pq.write_table(table, self.folder / MANIFEST_FILE, compression="zstd")
         save_codec(self.learned.codec, self.folder / CODEC_FOLDER)
         (self.folder / INDEX_FILE).write_text(info.to_json())
         n_bytes = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
@@ -319,7 +326,7 @@ class _Build:
             n_rows=self.n_rows,
             n_dropped=self.n_dropped,
             n_shards=n_shards,
-            n_groups=len(manifest),
+            n_groups=len(table),
             n_bytes=n_bytes,
             info=info,
         )

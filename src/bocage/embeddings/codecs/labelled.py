@@ -36,7 +36,7 @@ def read_sample(
     n_rows: int = 50_000,
     seed: int = 0,
 ) -> Sample:
-    """Read at most `n_rows` vectors of GeoParquet, .npz (x, labels, lonlat), or a grid of embeddings.
+    """Read at most `n_rows` vectors of GeoParquet, .npz (x, labels, lonlat), or a grid.
 
     Places are taken from the geometry of GeoParquet, or from `lonlat`; a grid has no labels.
     """

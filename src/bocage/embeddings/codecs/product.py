@@ -34,7 +34,6 @@ class FaissCodec(Codec):
         self.kind = kind
         self.size = size
         self._index: Any = None
-        self._quantizer: Any = None
 
     @property
     def code_width(self) -> int:
@@ -54,6 +53,13 @@ class FaissCodec(Codec):
                 got=f"{len(x)} training vectors for codec {self.name}",
                 expected="at least 256, one for each centroid",
                 fix="fit on a larger sample, or use an int8 or binary codec",
+            )
+        if self.kind == "opq" and len(x) < 2 * self.dims:
+            # With fewer vectors than dimensions faiss 1.15.1 crashes the process while training.
+            raise InputError(
+                got=f"{len(x)} training vectors of {self.dims} dimensions for codec {self.name}",
+                expected=f"at least {2 * self.dims} to learn a rotation from",
+                fix=f"fit on a larger sample, or use pq{self.size}",
             )
         self._index = self._untrained(faiss)
         # 256 centroids gain nothing from more than 64 Ki points.
@@ -76,11 +82,6 @@ class FaissCodec(Codec):
             return inner
         turn = faiss.OPQMatrix(self.dims, self.size)
         turn.niter = 10  # 50 by default: five times the time for less than 1 % of the error
-        turn.niter_pq = 4
-        quantizer = faiss.ProductQuantizer(self.dims, self.size, 8)
-        quantizer.cp.min_points_per_centroid = 1
-        turn.pq = quantizer
-        self._quantizer = quantizer  # faiss does not own what Python made
         return faiss.IndexPreTransform(turn, inner)
 
     def _encode(self, x: FloatArray) -> CodeArray:
