@@ -260,11 +260,10 @@ class Rotation:
         """From frequencies [X, M or 1, E / 2] and coordinates [K, 3] within a cell."""
         turns = frequencies.detach().double().cpu()
         own = coordinates[:, -len(turns) :].double()
-        angles = [
-            torch.arange(grid_hw[0])[:, None, None] * spacing * turns[-2],
-            torch.arange(grid_hw[1])[:, None, None] * spacing * turns[-1],
-            torch.einsum("kx,xme->kme", own, turns),
-        ]
+        row, column = (
+            torch.arange(n, dtype=torch.float64)[:, None, None] * spacing for n in grid_hw
+        )
+        angles = [row * turns[-2], column * turns[-1], torch.einsum("kx,xme->kme", own, turns)]
         tables = [
             torch.polar(torch.ones_like(a), a).to(frequencies.device, torch.complex64)
             for a in angles

@@ -132,17 +132,14 @@ class NeighborhoodAttention:
             blocks = q[:, columns].unflatten(1, (len(run), side))  # [r, b, c, K, M, E]
             blocks = blocks.permute(1, 4, 2, 0, 3, 5).flatten(2, 4)  # [b, M, c r K, E]
             mask = self._mask(rows, first, q)
-            blind = None
             if visible is not None:
                 seen = _windows(visible.contiguous()[None], run)[:, :, None]  # [b, 1, 1, C R K]
                 hide = torch.zeros_like(seen, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
                 mask = hide.expand(-1, -1, blocks.shape[2], -1) if mask is None else hide + mask
-                blind = (mask == -torch.inf).all(dim=-1, keepdim=True)
+            # A query that sees no key gets zeros: torch's softmax of nothing.
             attended = functional.scaled_dot_product_attention(
                 blocks, _windows(keys.k, run), _windows(keys.v, run), attn_mask=mask
             )
-            if blind is not None:
-                attended = attended.masked_fill(blind, 0)
             attended = attended.unflatten(2, (side, n_rows, per_cell))  # [b, M, c, r, K, E]
             out[:, columns] = attended.permute(3, 0, 2, 4, 1, 5).reshape(
                 n_rows, len(run) * side, per_cell, -1
