@@ -16,8 +16,22 @@ import numpy as np
 import bocage
 
 DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-ORDER = "B02 B03 B04 B08 B05 B06 B07 B8A B11 B12 B01 B09".split()
-EUROSAT = "B01 B02 B03 B04 B05 B06 B07 B08 B09 B10 B11 B12 B8A".split()
+ORDER = ["B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
+EUROSAT = [
+    "B01",
+    "B02",
+    "B03",
+    "B04",
+    "B05",
+    "B06",
+    "B07",
+    "B08",
+    "B09",
+    "B10",
+    "B11",
+    "B12",
+    "B8A",
+]
 
 
 def read(path: Path) -> tuple[np.ndarray, object, str]:
@@ -40,9 +54,7 @@ def encode(model, pixels: np.ndarray, patch_size: int) -> np.ndarray:
     """[h, w, D] of one image [C, H, W]."""
     x = pixels.transpose(1, 2, 0)[None, :, :, None, :]  # [1, H, W, 1, C]
     when = np.array([[[15, 6, 2024]]])
-    found = model.encode(
-        {"sentinel2_l2a": x}, when, patch_size=patch_size, check_units=False
-    )
+    found = model.encode({"sentinel2_l2a": x}, when, patch_size=patch_size, check_units=False)
     return np.asarray(found.pooled()[0], np.float32)
 
 

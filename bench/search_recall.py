@@ -2,8 +2,8 @@
 
     python bench/search_recall.py [--npz EMBEDDINGS.npz ...]
 
-Without --npz: the Clay vectors of BOCAGE_DATA. For each first stage: bytes read per row and their share
-of float32, recall@10 of the codes alone, and of codes then signed-power int8 for 100, 200, 500 rows.
+Without --npz: the Clay vectors of BOCAGE_DATA. For each first stage: bytes read per row and their
+share of float32, recall@10 of the codes alone, and after signed-power int8 of 100, 200, 500 rows.
 """
 
 import argparse
@@ -47,33 +47,36 @@ def main() -> None:
     parser.add_argument("--npz", action="append", default=[])
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--rows", type=int, default=250_000)
+    parser.add_argument("--codes", default=None, help="only these, comma separated")
     options = parser.parse_args()
     sets = {"clay v0 (real weights)": clay()}
     for path in options.npz:
         sets[path] = np.load(path)["x"]
     for name, x in sets.items():
         rng = np.random.default_rng(0)
-        x = x[np.isfinite(x).all(axis=1)]
-        if len(x) > options.rows:
-            x = x[np.sort(rng.choice(len(x), options.rows, replace=False))]
+        valid = np.flatnonzero(np.isfinite(x).all(axis=1))
+        x = x[np.sort(rng.choice(valid, min(options.rows, len(valid)), replace=False))]  # noqa: PLW2901
         unit = x / np.linalg.norm(x, axis=1, keepdims=True)
         dims = x.shape[1]
         queries = np.sort(rng.choice(len(x), min(options.queries, len(x)), replace=False))
         truth = true_neighbors(unit, queries, 10)
-        rerank = make_codec("signed_power_gain").fit(unit[: 50_000])
-        stored = rerank.decode(rerank.encode(unit))
+        center = unit.mean(axis=0)
+        rerank = make_codec("signed_power_gain").fit(unit[:50_000] - center)
+        stored = center + rerank.decode(rerank.encode(unit - center))
         stored /= np.linalg.norm(stored, axis=1, keepdims=True)
         cosine = (stored * unit).sum(axis=1)
         raw = make_codec("signed_power").fit(x[:100])
         back = raw.decode(raw.encode(x))
         direct = (back * x).sum(axis=1) / np.linalg.norm(back, axis=1) / np.linalg.norm(x, axis=1)
         print(f"\n{name}: {len(x)} x {dims}; cosine after the round trip, least and mean: signed "
-              f"power {direct.min():.6f} {direct.mean():.6f}, with gain "
+              f"power {direct.min():.6f} {direct.mean():.6f}, centered with gain "
               f"{cosine.min():.6f} {cosine.mean():.6f}")  # fmt: skip
         size = dims // 8
         pq_size = max(d for d in range(1, size + 1) if dims % d == 0)
-        for code in ("binary", "binary_mean", "binary_itq", "rabitq", "rabitq2", "rabitq4",
+        for code in ("binary", "binary_mean", "binary_itq", "binary_levels", "binary_levels2", "rabitq", "rabitq2", "rabitq4",
                      f"pq{pq_size}", f"opq{pq_size}", f"pq{min(2 * pq_size, dims)}"):  # fmt: skip
+            if options.codes and code not in options.codes.split(","):
+                continue
             if code.startswith("opq") and len(x) < 2 * dims:
                 continue
             codec = make_codec(code).fit(unit[rng.permutation(len(unit))[:20_000]])
@@ -89,9 +92,12 @@ def main() -> None:
                     recalls.append(np.isin(t, best).mean())
                 cells.append(f"{np.mean(recalls):.3f}")
             read = codec.code_bytes + BBOX_AND_DATE_BYTES
-            print(f"  {code:12s} {codec.code_bytes:4d} B (1/{4 * dims / codec.code_bytes:.0f} of float32,"
-                  f" 1/{4 * dims / read:.0f} with bounds): alone {alone:.3f}, two-stage with "
-                  f"{'/'.join(map(str, CANDIDATES))}: {' '.join(cells)}")  # fmt: skip
+            share = f"1/{4 * dims / codec.code_bytes:.0f}, with bounds 1/{4 * dims / read:.0f}"
+            print(
+                f"  {code:12s} {codec.code_bytes:4d} B ({share}): alone {alone:.3f}, two-stage "
+                f"with {'/'.join(map(str, CANDIDATES))}: {' '.join(cells)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

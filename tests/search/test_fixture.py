@@ -40,7 +40,8 @@ def rows() -> dict[str, np.ndarray]:
         out["bbox"].append(np.stack(box, axis=1).astype(float))
         out["date"].append(column("date", 4, "<i4"))
         q = column("rerank", dims, "i1").reshape(n, dims).astype(float)
-        out["vector"].append(np.sign(q) * (np.abs(q) / 127.5) ** 2)
+        rest = np.sign(q) * (np.abs(q) / 127.5) ** 2
+        out["vector"].append(info["center"] + rest / info["gain"])
     table = {k: np.array(v) if k == "row" else np.concatenate(v) for k, v in out.items()}
     table["vector"] /= np.linalg.norm(table["vector"], axis=1, keepdims=True)
     return table

@@ -155,6 +155,7 @@ class _Learned:
 
     codec: Codec
     gain: float
+    center: FloatArray
     cuts: NDArray[np.uint64]
     model: str
     extra: Any
@@ -193,12 +194,14 @@ def _learn(source: Source, options: IndexOptions, model: str) -> _Learned:
             fix="use binary_mean",
         )
     codec.fit(sample, model=model)
+    center = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
     row_bytes += codec.code_bytes + sample.shape[1] + 32
     n_buckets = int(np.clip(source.n_rows * row_bytes / _BUCKET_BYTES, 1, _MAX_BUCKETS))
     cuts = np.quantile(np.concatenate(keys), np.linspace(0, 1, n_buckets + 1)[1:-1])
     return _Learned(
         codec=codec,
-        gain=fit_gain(sample),
+        gain=fit_gain(sample - center),
+        center=center,
         cuts=np.unique(cuts.astype(np.uint64)),
         model=model,
         extra=extra,
@@ -291,10 +294,11 @@ class _Build:
 
     def _rerank(self, x: FloatArray) -> NDArray[np.int8]:
         q = np.empty((len(x), self.rerank_dims), np.int8)
+        center = self.learned.center[: self.rerank_dims]
         for rows in row_blocks(len(x), x.shape[1]):
-            signed_power.encode(
-                x[rows, : self.rerank_dims] * np.float32(self.learned.gain), out=q[rows]
-            )
+            rest = x[rows, : self.rerank_dims] - center
+            rest *= np.float32(self.learned.gain)
+            signed_power.encode(rest, out=q[rows])
         return q
 
     # -- second pass
@@ -360,6 +364,7 @@ class _Build:
             code=describe(self.learned.codec),
             rerank_dims=self.rerank_dims,
             gain=self.learned.gain,
+            center=tuple(float(v) for v in self.learned.center[: self.rerank_dims]),
             bbox_wsen=(west, south, east, north),
             dates=dates,
             model=self.learned.model,

@@ -54,7 +54,10 @@ class IndexInfo:
     """Leading dimensions kept in `rerank`; fewer than `dims` for a Matryoshka prefix."""
 
     gain: float
-    """Unit vectors were multiplied by this before signed-power int8; cosine does not need it."""
+    """The rest was multiplied by this before signed-power int8."""
+
+    center: tuple[float, ...]
+    """Mean of vectors of length one, taken off before quantizing [rerank_dims]."""
 
     bbox_wsen: tuple[float, float, float, float]
     """Bounds of all rows, degrees."""
@@ -77,9 +80,11 @@ class IndexInfo:
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         content["rerank"] = {
             "method": "signed_power",
-            "formula": "sign(q) * (abs(q) / 127.5) ** 2 / gain; of vectors of length one",
+            "formula": "center + sign(q) * (abs(q) / 127.5) ** 2 / gain; of vectors of length one",
         }
-        return json.dumps(content, indent=2) + "\n"
+        center = json.dumps(content.pop("center"))  # on one line: it has a number per dimension
+        text = json.dumps(content, indent=2)
+        return f'{text[:-2]},\n  "center": {center}\n}}\n'
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> IndexInfo:
@@ -96,6 +101,7 @@ class IndexInfo:
             known["bbox_wsen"] = tuple(known["bbox_wsen"])
             known["dates"] = tuple(known["dates"]) if known.get("dates") else None
             known["columns"] = tuple(known.get("columns", ()))
+            known["center"] = tuple(known["center"])
             return cls(**known)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
@@ -118,6 +124,7 @@ def emb_footer(info: IndexInfo) -> dict[str, Any]:
             "quantized_dtype": "int8",
             "column": RERANK,
             "gain": info.gain,
+            "center": list(info.center),
         },
         "code": {"column": CODE, **info.code},
     }

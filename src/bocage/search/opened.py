@@ -132,6 +132,11 @@ class OpenedIndex:
         return restore_codec(described, arrays, where=self.storage.uri)
 
     @property
+    def n_bits(self) -> int:
+        """Bits of one code that carry something."""
+        return int(self.info.code["code"]["bits"])
+
+    @property
     def code_bytes(self) -> int:
         """Bytes of one code."""
         return int(self.info.code["code"]["bytes"])
@@ -187,6 +192,8 @@ class OpenedIndex:
             for i, (piece, start) in zip(mine, places, strict=True):
                 q[i] = np.frombuffer(pieces[piece], np.int8, width, start)
         x = signed_power.decode(q)
+        x /= np.float32(self.info.gain)
+        x += np.asarray(self.info.center, np.float32)
         length = np.linalg.norm(x, axis=1, keepdims=True).astype(np.float32)
         x /= np.maximum(length, np.float32(1e-30))
         return x

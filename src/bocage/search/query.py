@@ -236,7 +236,7 @@ def _first_stage(
 def _code_similarity(opened: OpenedIndex, query: Query) -> Any:
     """A function from codes [n, bytes] to similarities [n, exemplars]."""
     if opened.info.code["codec"].startswith("binary"):
-        n_bits = opened.info.dims
+        n_bits = opened.n_bits
         distances = distance_function(query.codes, opened.info.rows_per_group, "auto")
 
         def hamming(codes: Any) -> FloatArray:

@@ -62,7 +62,7 @@ def view(
     opened = index if isinstance(index, OpenedIndex) else open_index(index)
     _need_bits(opened)
     rows = _all_rows(opened, area, dates)
-    n_bits = opened.info.dims
+    n_bits = opened.n_bits
     value = outlier(rows.codes, n_bits) if name == "outlier" else _local(name, rows, n_bits)
     return View(
         name=name,
@@ -110,7 +110,7 @@ def places_like(
     look = np.packbits(bits * 2 > len(rows))
     stored = opened.manifest["fingerprint"]
     others = np.frombuffer(b"".join(stored), np.uint8).reshape(opened.n_groups, -1)
-    distance = np.bitwise_count(others ^ look).sum(axis=1) / opened.info.dims
+    distance = np.bitwise_count(others ^ look).sum(axis=1) / opened.n_bits
     elsewhere = np.flatnonzero(~place.touches(opened.bounds))
     order = elsewhere[np.argsort(distance[elsewhere], kind="stable")][:k]
     return [

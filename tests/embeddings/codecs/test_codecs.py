@@ -229,6 +229,34 @@ def test_itq_reconstructs_better_than_mean_thresholds(vectors) -> None:
     assert error["binary_itq"] < error["binary_mean"]
 
 
+def test_levels_follow_distances_where_the_spectrum_falls() -> None:
+    rng = np.random.default_rng(0)
+    spread = 1 / np.arange(1, 65)
+    turn = haar_rotation(64, 0)
+    x = ((rng.normal(size=(3000, 64)) * spread) @ turn + 2).astype(np.float32)
+    exact = np.linalg.norm(x[:50, None] - x[None], axis=2)
+    agreement = {}
+    for name in ("binary_mean", "binary_levels", "binary_levels2"):
+        codec = make_codec(name).fit(x)
+        apart = codec.distances(x[:50], codec.encode(x))
+        agreement[name] = np.corrcoef(exact.ravel(), apart.ravel())[0, 1]
+    assert (codec.code_bytes, codec.n_bits) == (16, 128)
+    assert (
+        agreement["binary_levels2"] > agreement["binary_levels"] > agreement["binary_mean"] + 0.02
+    )
+
+
+def test_levels_of_one_axis_are_exact_counts_of_steps() -> None:
+    x = np.zeros((1000, 8), np.float32)
+    x[:, 3] = np.linspace(0, 1, 1000)
+    codec = make_codec("binary_levels2").fit(x)  # all 16 bits go to the one axis that varies
+    apart = codec.distances(x[[100]], codec.encode(x))[0]
+    expected = np.abs(x[:, 3] - x[100, 3]) / codec.step[0]
+    inner = slice(10, 990)  # the outermost percent is not cut
+    assert np.abs(apart - expected)[inner].max() <= 1
+    assert np.abs(codec.decode(codec.encode(x)) - x)[inner].max() <= codec.step[0] / 2 + 1e-6
+
+
 def test_pca_equals_scikit_learn(vectors) -> None:
     sklearn = pytest.importorskip("sklearn.decomposition")
     train, test = vectors

@@ -48,6 +48,11 @@ class Binary(Codec):
         """Entries per row of codes."""
         return packed_width(self.dims, 1)
 
+    @property
+    def n_bits(self) -> int:
+        """Bits of a code."""
+        return self.dims
+
     def _fit(self, x: FloatArray) -> None:
         if self.rule == "sign":
             self.threshold = np.zeros(self.dims, np.float32)

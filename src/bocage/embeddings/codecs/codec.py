@@ -124,6 +124,11 @@ class Codec(ABC):
     # -- shared -----------------------------------------------------------------------------------
 
     @property
+    def n_bits(self) -> int:
+        """Bits of a code that carry something; the rest of the last byte is padding."""
+        return 8 * self.code_bytes
+
+    @property
     def code_bytes(self) -> int:
         """Bytes of one vector's codes."""
         return self.code_width * self.code_dtype.itemsize

@@ -33,6 +33,11 @@ class Reduced(Codec):
         """Type of one entry."""
         return self.quantizer.code_dtype
 
+    @property
+    def n_bits(self) -> int:
+        """Bits of a code."""
+        return self.quantizer.n_bits
+
     def _fit(self, x: FloatArray) -> None:
         self.reducer.fit(x)
         self.quantizer.fit(self.reducer.reduce(x))

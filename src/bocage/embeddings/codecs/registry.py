@@ -25,6 +25,7 @@ from bocage.embeddings.codecs.floats import (
     SignedPower,
     SignedPowerGain,
 )
+from bocage.embeddings.codecs.levels import Levels
 from bocage.embeddings.codecs.lloyd_max import LloydMax
 from bocage.embeddings.codecs.product import FaissCodec
 from bocage.embeddings.codecs.reduced import Reduced
@@ -77,6 +78,8 @@ _QUANTIZERS: dict[str, _Factory] = {
     "binary_mean": _binary("mean"),
     "binary_median": _binary("median"),
     "binary_itq": lambda name, seed: IterativeQuantization(name, seed=seed),
+    "binary_levels": lambda name, seed: Levels(name, seed=seed),
+    "binary_levels2": lambda name, seed: Levels(name, bits_per_dim=2, seed=seed),
     "ternary": lambda name, seed: Ternary(name, seed=seed),
     **{f"rotated_int{bits}": _rotated(bits) for bits in (8, 4, 3, 2)},
     **{f"lloyd{bits}": _lloyd(bits) for bits in (8, 4, 3, 2, 1)},
@@ -135,6 +138,7 @@ def describe(codec: Codec) -> dict[str, Any]:
             "dtype": str(codec.code_dtype),
             "width": codec.code_width,
             "bytes": codec.code_bytes,
+            "bits": codec.n_bits,
         },
         "parameter_bytes": codec.parameter_bytes(),
     }

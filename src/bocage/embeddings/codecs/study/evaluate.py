@@ -40,6 +40,7 @@ GRID = (
     *("int8", "int4", "int4_percentile", "int4_mse", "int3_mse", "int2", "int2_mse"),
     *("lloyd4", "lloyd2", "rotated_int4", "ternary"),
     *("binary", "binary_mean", "binary_median", "binary_itq"),
+    *("binary_levels", "binary_levels2"),
     *("pca64-int8", "pca32-int8", "pca32-int4_mse", "pca16-int8", "pca16-int4_mse"),
     *("pca32-binary_mean", "rp32-int8", "select32-int8", "svd32-int8"),
 )
@@ -228,7 +229,6 @@ def _run(name: str, task: _Task, notes: list[str]) -> _Run | None:
         recalls.append(_recall(codec, x, test, task.options))
     assert codec is not None
     codes = codec.encode(x)
-    n_bits = codec.quantizer.dims if isinstance(codec, Reduced) else codec.dims
     return _Run(
         name=name,
         right={score: values == y for score, values in predicted.items()},
@@ -237,7 +237,7 @@ def _run(name: str, task: _Task, notes: list[str]) -> _Run | None:
         code_bytes=codec.code_bytes,
         parameter_bytes=codec.parameter_bytes(),
         disk_bytes=_bytes_on_disk(codes) + codec.parameter_bytes() / len(x),
-        imbalance=bit_imbalance(codes, n_bits) if codec.distance == "hamming" else None,
+        imbalance=bit_imbalance(codes, codec.n_bits) if codec.distance == "hamming" else None,
     )
 
 
