@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from bocage.embeddings import info
+from bocage.errors import SourceError
 
 
 def test_info_of_store_and_cog_agree_with_what_was_written(map_store, map_cog, map_values):
@@ -29,9 +30,14 @@ def test_info_of_store_and_cog_agree_with_what_was_written(map_store, map_cog, m
 def test_info_reads_well_as_text_and_in_rich(map_store):
     text = str(info(map_store))
     assert "olmoearth-v1.2-tiny" in text
-    assert "301 x 395 cells of 40, 12 dims, 2024" in text
+    assert "395 x 301 cells of 40 m, 12 dims, 2024" in text  # width first, as the plan says it
     assert "open_embeddings(" in text
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(info(map_store))
     assert "EPSG:32618" in console.export_text()
     console.file.close()
+
+
+def test_a_missing_store_is_said_to_be_missing(tmp_path):
+    with pytest.raises(SourceError, match="does not exist"):
+        info(tmp_path / "nothing.zarr")

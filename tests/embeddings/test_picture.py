@@ -91,6 +91,37 @@ def test_a_map_of_one_value_and_a_map_of_nothing(tmp_path):
 
 def test_the_last_year_is_drawn_and_unknown_years_are_refused(tmp_path):
     store = write_map(tmp_path / "e.zarr", smooth_map(3, (64, 64)), years=(2023, 2024))
-    preview(store, tmp_path / "p.png")
+    assert "(2024 of 2023, 2024)" in str(preview(store, tmp_path / "p.png"))
     with pytest.raises(InputError, match="1999"):
         preview(store, tmp_path / "p.png", year=1999)
+
+
+def test_a_small_map_is_drawn_large_enough_to_see(tmp_path):
+    store = write_map(tmp_path / "e.zarr", smooth_map(3, (64, 80)))
+    preview(store, tmp_path / "p.png", cog=tmp_path / "p.tif")
+    picture = read_png(tmp_path / "p.png")
+    assert picture.shape == (4, 384, 480)
+    with rasterio.open(tmp_path / "p.tif") as file:
+        np.testing.assert_array_equal(file.read(), picture[:, ::6, ::6])
+    preview(store, tmp_path / "q.png", max_px=80)
+    assert read_png(tmp_path / "q.png").shape == (4, 64, 80)
+
+
+def test_a_folder_as_the_picture_is_refused_with_a_name(map_store, tmp_path):
+    with pytest.raises(StoreError, match=r"map\.png"):
+        preview(map_store, tmp_path)
+    with pytest.raises(StoreError, match=r"map\.tif"):
+        preview(map_store, tmp_path / "p.png", cog=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_under_gdal_is_called_one(tmp_path, monkeypatch):
+    from bocage.embeddings import atomic
+
+    monkeypatch.setattr(atomic, "_free_bytes", lambda folder: 0)
+    failure = type("CPLE_FileIOError", (Exception,), {"__module__": "rasterio._err", "errno": 3})
+    with (
+        pytest.raises(StoreError, match="no space left"),
+        atomic.naming_failures(tmp_path / "map.tif"),
+    ):
+        raise failure("TIFFWriteDirectoryTagData:IO error writing tag data")

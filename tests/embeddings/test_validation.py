@@ -11,7 +11,7 @@ import rasterio
 import zarr
 
 from bocage.embeddings import export_cog, open_embeddings, validate
-from bocage.errors import SourceError
+from bocage.errors import BocageWarning, SourceError
 
 from .maps import smooth_map, write_map
 
@@ -112,10 +112,13 @@ def test_an_unfinished_run_is_found_by_its_markers(copy_of_store):
     for row in range(2):
         (folder / f"2024_{row}_0.json").write_text("{}")
     assert any("2 of 12 blocks" in f.what for f in errors(copy_of_store))
+    with pytest.warns(BocageWarning, match="2 of 12 blocks are done, and the rest reads as nodata"):
+        open_embeddings(copy_of_store)
     for row in range(3):
         for col in range(4):
             (folder / f"2024_{row}_{col}.json").write_text("{}")
     assert validate(copy_of_store) == []
+    open_embeddings(copy_of_store)  # a warning would be an error here
 
 
 def test_overviews_of_codes_are_found(map_store, map_cog, tmp_path):

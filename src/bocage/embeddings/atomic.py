@@ -99,7 +99,8 @@ def flush_to_disk(path: Path) -> None:
 def _write_failed(target: Path, error: Exception) -> StoreError:
     # The system's own words, without the temporary name that means nothing to the user.
     text = getattr(error, "strerror", None) or str(error)
-    code = getattr(error, "errno", None)
+    # GDAL's exceptions have an errno of GDAL's own numbering.
+    code = error.errno if isinstance(error, OSError) else None
     full = (
         code in _FULL
         or any(t in text for t in _FULL_TEXTS)

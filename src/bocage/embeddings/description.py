@@ -64,7 +64,7 @@ class Info:
         return [
             ("layout", self.layout + zones),
             ("model", (self.model or "unknown") + patch),
-            ("map", f"{rows} x {cols} cells of {self.cell_size:g}, {self.dims} dims, {years}"),
+            ("map", f"{cols} x {rows} cells of {self._cell}, {self.dims} dims, {years}"),
             ("CRS", self.crs if len(self.crs) < 40 else self.crs[:40] + "..."),
             ("bounds", f"west {w:.10g}, south {s:.10g}, east {e:.10g}, north {n:.10g}"),
             ("codec", self.codec),
@@ -72,6 +72,15 @@ class Info:
             ("no data", f"{self.nodata_share:.1%} of cells{exactly}"),
             ("open", f"bocage.open_embeddings({self.uri!r})"),
         ]
+
+    @property
+    def _cell(self) -> str:
+        """Cell size with its unit: 40 m."""
+        from rasterio.crs import CRS
+
+        crs = CRS.from_user_input(self.crs)
+        unit = "degrees" if crs.is_geographic else crs.linear_units
+        return f"{self.cell_size:g} {'m' if unit in ('metre', 'meter') else unit}"
 
     def __str__(self) -> str:
         return "\n".join([self.uri, *(f"  {label:<8} {text}" for label, text in self.lines())])
@@ -93,7 +102,7 @@ def info(uri: PathLike, *, zone: int | str | None = None) -> Info:
     address = str(uri)
     zones: tuple[str, ...] = ()
     layout = "GeoTIFF"
-    if is_zarr(address):
+    if is_zarr(address) and ("://" in address or Path(address).exists()):
         root = open_root(address)
         zones = tuple(zone_names(root))
         layout = "Zarr, one group per UTM zone" if zones else "Zarr, one array"

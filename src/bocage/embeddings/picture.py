@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _SAMPLE_VECTORS = 40_000
 _SAMPLE_CHUNKS = 64
 _TILE_BYTES = 96 * 2**20
+_VISIBLE_PX = 512
+"""A map of a few dozen cells is drawn with whole pixels per cell, up to about this side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,17 @@ class Preview:
     n_sampled: int
     """Vectors that the basis was fitted on."""
 
+    year: int
+    """The year drawn; 0 where it is unknown."""
+
+    years: tuple[int, ...]
+    """All years of the map."""
+
     def __str__(self) -> str:
         shares = ", ".join(f"{100 * v:.0f}" for v in self.variance_explained)
         files = f"{self.png}" + (f" and {self.cog}" if self.cog else "")
+        if len(self.years) > 1:
+            files += f" ({self.year or 'the unknown one'} of {', '.join(map(str, self.years))})"
         return (
             f"{files}: principal components as red, green, blue hold {shares} % of the variance "
             f"({100 * sum(self.variance_explained):.0f} % together); for looking, not measuring"
@@ -86,6 +96,8 @@ def preview(
 ) -> Preview:
     """Draw a map of embeddings as a PNG of at most `max_px`, and as an RGBA GeoTIFF if asked.
 
+    A small map is drawn with several pixels per cell in the PNG, and cell by cell in the GeoTIFF.
+
     Colors are stretched between the 2nd and 98th percentile of each component; nodata is
     transparent. The last year is drawn unless `year` says otherwise. Existing pictures are
     replaced. StoreError if there is nothing but nodata.
@@ -93,8 +105,16 @@ def preview(
     from bocage.embeddings.cog import select_year
     from bocage.embeddings.open import open_raster
 
+    for target, example in ((png, "map.png"), (cog, "map.tif")):
+        if target is not None and Path(target).is_dir():
+            raise StoreError(
+                got=f"{target}, which is a folder",
+                expected="the name of the picture",
+                fix=f"write for example {Path(target) / example}",
+            )
     raster = open_raster(uri, zone=zone)
-    raster = select_year(raster, raster.years[-1] if year is None else year)
+    years = raster.years
+    raster = select_year(raster, years[-1] if year is None else year)
     basis = _fit(raster, str(uri))
     png_path = Path(png)
     cog_path = None if cog is None else Path(cog)
@@ -108,7 +128,9 @@ def preview(
         stack.enter_context(naming_failures(png_path))  # while a full disk is still full
         full = None if cog_path is None else folder / "full.tif"
         small = _draw(raster, basis, factor, full)
-        _write_png(folder / "picture.png", basis.to_bytes(small))
+        _write_png(
+            folder / "picture.png", _enlarge(basis.to_bytes(small), min(_VISIBLE_PX, max_px))
+        )
         if cog_path is not None and full is not None:
             with scratch_beside(cog_path) as other, naming_failures(cog_path):
                 _copy_to_cog(full, other / "picture.tif")
@@ -120,6 +142,8 @@ def preview(
         cog=cog_path,
         variance_explained=basis.explained,
         n_sampled=basis.n_sampled,
+        year=raster.years[0],
+        years=years,
     )
 
 
@@ -190,6 +214,12 @@ def _draw(raster: LazyRaster, basis: _Basis, factor: int, full: Path | None) -> 
             i, j = r.start // factor, c.start // factor
             small[:, i : i + means.shape[1], j : j + means.shape[2]] = means
     return small
+
+
+def _enlarge(picture: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+    """[4, h, w] with every cell repeated a whole number of times, at most to a side of side_px."""
+    times = max(1, side_px // max(picture.shape[1:]))
+    return picture.repeat(times, axis=1).repeat(times, axis=2)
 
 
 def _tiles(raster: LazyRaster, factor: int) -> Iterator[tuple[slice, slice]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from affine import Affine
 
 from bocage.embeddings.conventions import CONVENTIONS, GEOEMB, UNKNOWN_MODEL, UNKNOWN_SOURCE
+from bocage.embeddings.finished import blocks_done
 from bocage.embeddings.quantization import quantization_of
 from bocage.embeddings.validation import Finding, error, warning
 from bocage.embeddings.zarr_layout import ARRAY, AXES, axis_order, open_root, zone_names
@@ -234,16 +234,11 @@ def _check_files(store: Path, root: zarr.Group, zones: list[str]) -> Iterator[Fi
 
 
 def _check_finished(store: Path, array: zarr.Array, where: str) -> Iterator[Finding]:
-    markers = store / "bocage"
-    if not (markers / "identity.json").exists() or array.shards is None or array.ndim != 4:
-        return
-    done = {p.stem for p in markers.glob("*.json") if re.fullmatch(r"-?\d+_\d+_\d+", p.stem)}
-    counts = [-(-n // s) for n, s in zip(array.shape, array.shards, strict=True)]
-    total = counts[0] * counts[2] * counts[3]
-    if len(done) < total:
+    found = blocks_done(store, array)
+    if found is not None and found[0] < found[1]:
         yield error(
             where,
-            f"unfinished: {len(done)} of {total} blocks are done",
+            f"unfinished: {found[0]} of {found[1]} blocks are done",
             "repeat the command that made it; it goes on where it stopped",
         )
 

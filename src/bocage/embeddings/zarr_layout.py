@@ -16,6 +16,7 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from bocage.embeddings.finished import warn_unfinished
 from bocage.embeddings.lazy_raster import LazyRaster, north_up, plain_values, prefix_length
 from bocage.embeddings.quantization import Quantization, own_scale, quantization_of
 from bocage.errors import InputError, SourceError, StoreError
@@ -126,6 +127,7 @@ def open_zarr(uri: str, *, dims: int | None = None, zone: int | str | None = Non
     group = choose_group(root, zone, uri)
     where = f"{uri} ({group.path})" if group.path else uri
     array = group[ARRAY]
+    warn_unfinished(uri, array)
     attributes = {**root.attrs.asdict(), **group.attrs.asdict(), **array.attrs.asdict()}
     order = axis_order(array, where)
     sizes = {name: array.shape[i] for name, i in order.items()}
