@@ -35,6 +35,7 @@ NO_KERNELS = kernels.why_unavailable()
 needs_kernels = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
 
 FP32_MAX_ABS = 2e-5
+INT8_MEAN_COSINE = 0.999
 BF16_MEAN_COSINE, BF16_LOW_COSINE = 0.9995, 0.998
 DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 RELEASES = [("v1", "nano"), ("v1.1", "nano"), ("v1.2", "nano"), ("v1.2", "tiny"), ("v1.3", "nano")]
@@ -77,6 +78,36 @@ def scenes(size_px: int, times: int) -> Tensor:
         copy_missing_bands=False,
     )
     return values
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "size", ["tiny", *(pytest.param(s, marks=pytest.mark.slow) for s in ("small", "base"))]
+)
+@pytest.mark.parametrize("window", [(64, 1, 8), (16, 3, 4)], ids=str)
+def test_int8_passes_its_gate_on_real_scenes(size: str, window: tuple[int, int, int]) -> None:
+    size_px, times, patch_size = window
+    values, dates = {"sentinel2_l2a": scenes(size_px, times)}, random_dates(4, times)
+    for version in ("v1.2", "v1") if size != "small" else ("v1.2",):
+        plain, official = pair(version, size)
+        with torch.no_grad():
+            expected = official.encoder(
+                official_sample(values, dates), patch_size=patch_size, fast_pass=True
+            )["tokens_and_masks"].sentinel2_l2a
+        fast = fast_encoder(plain, precision="int8")
+        assert fast is not None
+        ours = fast(values, dates, patch_size).tokens["sentinel2_l2a"]
+        cosine = functional.cosine_similarity(expected, ours, dim=-1)
+        assert cosine.mean() >= INT8_MEAN_COSINE
+        alone = fast({"sentinel2_l2a": values["sentinel2_l2a"][2:3]}, dates[2:3], patch_size)
+        assert (alone.tokens["sentinel2_l2a"] - ours[2:3]).abs().max() < 0.02  # one scale per token
+
+
+def test_int8_says_where_it_cannot_run() -> None:
+    with pytest.raises(ConfigError, match="width 128, which gains nothing"):
+        fast_encoder(pair("v1.2", "nano")[0], precision="int8")
+    with pytest.raises(ConfigError, match="compile=False"):
+        fast_encoder(pair("v1.2", "tiny")[0], precision="int8", compile=False)
 
 
 def check_gate(official: Tensor, ours: Tensor, precision: str) -> None:

@@ -41,7 +41,8 @@ def load_model(
     called like a published model. ``weights``: ``"hub"`` takes the
     official file (for a folder: the file in it), a path takes that file, None takes random
     weights from ``seed``. ``precision``: ``"fp32"``, ``"bf16"`` (weights too; norms, softmax and
-    rotations stay fp32), or ``"auto"``, the fastest with the same answers on the device.
+    rotations stay fp32), ``"int8"`` (tiny and larger, CPUs with AMX), or ``"auto"``: bf16 where
+    the device has it.
     ``compile``: ``"auto"`` builds the fast engine where there is a compiler, True insists on it,
     False runs the plain encoder; ``model.engine.description`` says what was picked and why.
 

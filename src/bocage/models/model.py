@@ -22,7 +22,7 @@ from torch import Tensor
 from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.models.checkpoint import LoadReport
 from bocage.models.config import ModelConfig
-from bocage.models.domain import DomainEncoder, neighborhood_cells
+from bocage.models.domain import DomainEncoder, neighborhood_cells, reach_px
 from bocage.models.encoder import Encoder
 from bocage.models.engine import FastEncoder, check_compile, choose_precision, fast_encoder
 from bocage.models.engine.neighborhood import encode_seam_free
@@ -403,7 +403,7 @@ class Model:
         """Seam-free: like ``window_encoder``, for one large domain where each token has a window.
 
         ``neighborhood_px`` is the side of that window, None 16 patches. Takes a batch of one, of
-        any size. ``domain.reach_px`` says how far from an edge it matters what lies beyond.
+        any size. ``reach_px`` says how far from an edge it matters what lies beyond.
         Raises ConfigError for v1 and v1.1, whose positions are not relative.
         """
         cells = neighborhood_cells(self.config, patch_size, neighborhood_px)
@@ -416,6 +416,10 @@ class Model:
             check_units=check_units,
             location_query_patch_size=location_query_patch_size,
         )
+
+    def reach_px(self, patch_size: int, neighborhood_px: int | None = None) -> int:
+        """How far an output of the domain encoder can look: a halo this wide is exact."""
+        return reach_px(self.config, patch_size, neighborhood_px)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32" or self.engine is not None:

@@ -18,7 +18,9 @@ from bocage.models.engine.fast import FastEncoder
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+INT8_MIN_WIDTH = 192
+"""Narrower networks spend less on products than on quantizing for them."""
 
 
 def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
@@ -46,13 +48,15 @@ def fast_encoder(
 ) -> FastEncoder | None:
     """The encoder in its fastest form for the device it is on; None means the plain one.
 
-    ``precision`` is fp32, bf16 or auto. ``compile``: "auto" uses a compiler where there is one and
-    warns once where there is none; True insists; False compiles nothing. The weights are copied: a
-    later change of ``encoder`` does not reach the result.
+    ``precision`` is fp32, bf16, int8 or auto. ``compile``: "auto" uses a compiler where there is
+    one and warns once where there is none; True insists; False compiles nothing. The weights are
+    copied: a later change of ``encoder`` does not reach the result.
     """
     check_compile(compile)
     device = encoder.norm.weight.device
     precision, reason = choose_precision(precision, device)
+    if precision == "int8":
+        _check_int8(encoder, device, compile)
     if compile is False:
         return None
     why_not = None if device.type != "cpu" else cpu.why_unsuited(encoder.config, precision)
@@ -77,6 +81,25 @@ def fast_encoder(
         return None
     logger.info("engine: %s", description)
     return engine
+
+
+def _check_int8(encoder: Encoder, device: torch.device, compile: bool | str) -> None:  # noqa: A002
+    """Raise ConfigError where int8 cannot run, or is known to gain nothing."""
+    reason = None
+    if device.type != "cpu":
+        reason = f"a {device.type} device"
+    elif compile is False:
+        reason = "compile=False"
+    elif encoder.config.width < INT8_MIN_WIDTH:
+        reason = f"a network of width {encoder.config.width}, which gains nothing"
+    else:
+        reason = cpu.why_unsuited(encoder.config, "int8")
+    if reason is not None:
+        raise ConfigError(
+            got=f'precision="int8" with {reason}',
+            expected="a CPU with AMX, a compiler, and a model of size tiny or larger",
+            fix='pass precision="auto"',
+        )
 
 
 def check_compile(compile: bool | str) -> None:  # noqa: A002

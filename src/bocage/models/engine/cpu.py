@@ -15,7 +15,7 @@ sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D widt
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -34,13 +34,13 @@ from bocage.models.patch_embedding import PatchEmbedding
 BLOCK_BYTES = 2**20
 """Patches projected at once: their pixels fill half of a core's second-level cache."""
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.bfloat16}
 
 
 def why_unsuited(config: ModelConfig, precision: str) -> str | None:
     """The reason why this engine cannot run a network, or None if it can."""
     head_width = config.width // config.heads
-    if precision == "bf16" and head_width not in kernels.HEAD_WIDTHS:
+    if precision != "fp32" and head_width not in kernels.HEAD_WIDTHS:
         return f"there is no attention kernel for heads of width {head_width}"
     if head_width % 16 or config.width % 16:
         return f"heads of width {head_width} are not a multiple of 16"
@@ -56,7 +56,12 @@ class CpuBackend:
         self.config = encoder.config
         self.dtype = DTYPES[precision]
         self.norm = encoder.norm
-        self.blocks = [FastBlock(cast(Block, block), self.dtype) for block in encoder.blocks]
+        blocks = [cast(Block, block) for block in encoder.blocks]
+        self.blocks: Sequence[Int8Block | FastBlock]
+        if precision == "int8":
+            self.blocks = [Int8Block(block) for block in blocks]
+        else:
+            self.blocks = [FastBlock(block, self.dtype) for block in blocks]
         self.embedders = {
             name: [
                 FastPatchEmbedding(cast(PatchEmbedding, embedder), bands, self.dtype)
@@ -147,6 +152,72 @@ class FastBlock:
         q, k, v = qkv.view(n_batch, n_tokens, 3, self.heads, -1).transpose(1, 3).unbind(2)
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).reshape(n_batch, n_tokens, -1)
+
+
+class Int8Block:
+    """One transformer block with its linear maps in int8: one scale per token and per channel.
+
+    Tokens stay bfloat16. A product leaves oneDNN as bfloat16 without its token's scale and its
+    bias; whatever reads it next applies both.
+    """
+
+    def __init__(self, block: Block) -> None:
+        attention, mlp = block.attn, block.mlp
+        self.heads = attention.heads
+        self.epsilon = block.norm1.eps
+        self.qkv = Int8Linear(*fold_norm(block.norm1, *merge_qkv(block)))
+        self.proj = Int8Linear(attention.proj.weight, attention.proj.bias)
+        self.fc1 = Int8Linear(*fold_norm(block.norm2, mlp.fc1.weight, mlp.fc1.bias))
+        self.fc2 = Int8Linear(mlp.fc2.weight, mlp.fc2.bias)
+
+    def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
+        """Tokens [B, N, D] to [B, N, D], in place."""
+        codes, scale = kernels.quantize(x, norm_epsilon=self.epsilon)
+        attended = kernels.attention(
+            self.qkv(codes), self.heads, rotation, order, rescale=(scale, self.qkv.bias)
+        )
+        codes, scale = kernels.quantize(attended)
+        codes, scale = kernels.quantize(
+            x,
+            add=self.proj(codes),
+            rescale=(scale, self.proj.bias),
+            norm_epsilon=self.epsilon,
+        )
+        hidden = self.fc1(codes)
+        codes, scale = kernels.quantize(hidden, rescale=(scale, self.fc1.bias), gelu=True)
+        return kernels.add_(x, self.fc2(codes), (scale, self.fc2.bias))
+
+
+class Int8Linear:
+    """A linear map of int8 codes; weights have one scale per output channel."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """Weight [n_out, n_in], bias [n_out]."""
+        weight = weight.detach().float()
+        self.scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-20)
+        codes = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(codes, [1024, weight.shape[1]])
+        self.zero = torch.zeros(len(weight), dtype=torch.int32)
+        self.bias = bias.detach().float().contiguous()
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """bf16 [..., n_out] of codes [..., n_in], to be rescaled by the scale of each row."""
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            codes,
+            1.0,
+            0,
+            self.weight,
+            self.scale,
+            self.zero,
+            None,
+            1.0,
+            0,
+            torch.bfloat16,
+            "none",
+            [],
+            "",
+        )
+        return out
 
 
 class FastPatchEmbedding:

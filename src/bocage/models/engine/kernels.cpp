@@ -85,6 +85,11 @@ static inline __m512 exp2_16(__m512 x) {
 // ---------------------------------------------------------------------------------------------
 // Attention
 
+// A row of an int8 product in bf16: value * scale[row] + bias[column]. Null = already real.
+struct Rescale {
+  const float *scale, *bias;
+};
+
 struct Rotation {  // cos and sin of time [B or 1, T, M, HD/2] and place [cells, M, HD/2]
   const float *time_cos, *time_sin, *place_cos, *place_sin;
   int64_t time_batch_stride;
@@ -116,11 +121,17 @@ static inline void store8(float* y, __m256 x) { _mm256_storeu_ps(y, x); }
 // its time plus that of its place. Returns the squared length.
 template <typename Number>
 static inline float rotate(const Number* x, Number* y, int K, const Rotation* r, int64_t time,
-                           int64_t place, float scale) {
-  const __m256 scales = _mm256_set1_ps(scale);
+                           int64_t place, float scale, float row_scale = 1,
+                           const float* bias = nullptr) {
+  const __m256 scales = _mm256_set1_ps(scale), row_scales = _mm256_set1_ps(row_scale);
   __m256 squares = _mm256_setzero_ps();
   for (int k = 0; k < K; k += 8) {
-    __m256 a = _mm256_mul_ps(load8(x + k), scales), b = _mm256_mul_ps(load8(x + k + K), scales);
+    __m256 a = load8(x + k), b = load8(x + k + K);
+    if (bias) {
+      a = _mm256_fmadd_ps(a, row_scales, _mm256_loadu_ps(bias + k));
+      b = _mm256_fmadd_ps(b, row_scales, _mm256_loadu_ps(bias + k + K));
+    }
+    a = _mm256_mul_ps(a, scales), b = _mm256_mul_ps(b, scales);
     squares = _mm256_fmadd_ps(a, a, _mm256_fmadd_ps(b, b, squares));
     if (r) {
       const __m256 tc = _mm256_loadu_ps(r->time_cos + time + k);
@@ -150,8 +161,9 @@ struct Head {
       : q(memory), k(memory + n_padded * HD), v(memory + 2 * n_padded * HD) {}
 
   // Returns the product of the largest lengths of a query and a key: no score is larger.
-  float pack(const bf16* qkv, int64_t n_tokens, const Rotation* r, int64_t b, int64_t m,
-             int64_t n_heads, float scale) {
+  float pack(const bf16* qkv, int64_t n_tokens, const Rotation* r, const Rescale& real, int64_t b,
+             int64_t m, int64_t n_heads, float scale) {
+    const float *bias = real.bias ? real.bias + m * HD : nullptr, *row_scale = real.scale;
     const int64_t D = n_heads * HD;
     float longest_q = 0, longest_k = 0;
     for (int64_t first = 0; first < n_tokens; first += 16) {
@@ -162,8 +174,11 @@ struct Head {
         const bf16* row = qkv + n * 3 * D + m * HD;
         const int64_t time = r ? r->time_offset(b, n, m, n_heads, HD / 2) : 0;
         const int64_t place = r ? r->place_offset(b, n, m, n_heads, HD / 2) : 0;
-        longest_q = std::max(longest_q, rotate(row, q + n * HD, HD / 2, r, time, place, scale));
-        longest_k = std::max(longest_k, rotate(row + D, key + i * HD, HD / 2, r, time, place, 1));
+        longest_q = std::max(longest_q, rotate(row, q + n * HD, HD / 2, r, time, place, scale,
+                                                row_scale ? row_scale[n] : 1, bias));
+        longest_k = std::max(longest_k, rotate(row + D, key + i * HD, HD / 2, r, time, place, 1,
+                                                row_scale ? row_scale[n] : 1,
+                                                bias ? bias + D : nullptr));
       }
       if (n_rows < 16) {
         std::memset(q + (first + n_rows) * HD, 0, (16 - n_rows) * HD * sizeof(bf16));
@@ -175,8 +190,10 @@ struct Head {
         const bf16* row = qkv + n * 3 * D + 2 * D + m * HD;
         bf16* to = v + n / 32 * 32 * HD + n % 32 / 2 * 32;
         for (int c = 0; c < HD; c += 16) {
-          const __m512i even = i < n_rows ? widen(row + c) : _mm512_setzero_si512();
-          const __m512i odd = i + 1 < n_rows ? widen(row + 3 * D + c) : _mm512_setzero_si512();
+          __m512i even = _mm512_setzero_si512(), odd = even;
+          const float* add = bias ? bias + 2 * D + c : nullptr;
+          if (i < n_rows) even = widen(row + c, row_scale + n, add);
+          if (i + 1 < n_rows) odd = widen(row + 3 * D + c, row_scale + n + 1, add);
           _mm512_store_si512(to + c * 32, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
         }
       }
@@ -190,8 +207,10 @@ struct Head {
     return std::sqrt(longest_q * longest_k);
   }
 
-  static __m512i widen(const bf16* x) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x));
+  static __m512i widen(const bf16* x, const float* row_scale, const float* bias) {
+    if (!bias) return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x));
+    const __m512 real = _mm512_fmadd_ps(load16(x), _mm512_set1_ps(*row_scale), load16(bias));
+    return _mm512_cvtepu16_epi32(round16(real));
   }
 
   // 16 rows of HD/2 pairs to HD/2 rows of 16 pairs.
@@ -290,7 +309,7 @@ static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_
 
 template <int HD>
 static void attention_of(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64_t M,
-                         const int64_t* lengths, const Rotation* rotation) {
+                         const int64_t* lengths, const Rotation* rotation, const Rescale& real) {
   const float scale = 1.4426950408889634f / std::sqrt(float(HD));  // exponentials are powers of 2
   const int64_t n_padded = (N + 31) / 32 * 32, D = M * HD, n_q = (N + 15) / 16;
   const int64_t size = Head<HD>::size(n_padded);
@@ -309,7 +328,8 @@ static void attention_of(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64
       for (int64_t m = 0; m < M; m++) {
         Head<HD> head(memory + (b * M + m) * size, n_padded);
         const int64_t n = lengths ? lengths[b] : N;
-        bound[b * M + m] = head.pack(qkv + b * N * 3 * D, n, rotation, b, m, M, scale);
+        const Rescale rows{real.scale ? real.scale + b * N : nullptr, real.bias};
+        bound[b * M + m] = head.pack(qkv + b * N * 3 * D, n, rotation, rows, b, m, M, scale);
       }
 #pragma omp for collapse(3) schedule(static)
     for (int64_t b = 0; b < B; b++)
@@ -328,9 +348,11 @@ static void attention_of(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64
   std::free(memory);
 }
 
-// Attention out [B, N, D] of qkv [B, N, 3 D]; lengths [B] or null. Rotation pointers may be null.
+// Attention out [B, N, D] of qkv [B, N, 3 D]; lengths [B] or null. Rotation pointers may be null;
+// so may row_scale [B N] and bias [3 D] of a qkv that comes from int8.
 extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64_t M,
-                                int64_t head_width, const int64_t* lengths, const float* time_cos,
+                                int64_t head_width, const int64_t* lengths,
+                                const float* row_scale, const float* bias, const float* time_cos,
                                 const float* time_sin, const float* place_cos,
                                 const float* place_sin, int64_t time_batch_stride,
                                 const int32_t* time, const int32_t* place,
@@ -338,8 +360,9 @@ extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t B, int64_t N
   const Rotation rotation{time_cos, time_sin, place_cos, place_sin, time_batch_stride,
                           time,     place,    token_batch_stride};
   const Rotation* r = time_cos ? &rotation : nullptr;
-  if (head_width == 16) attention_of<16>(qkv, out, B, N, M, lengths, r);
-  else if (head_width == 64) attention_of<64>(qkv, out, B, N, M, lengths, r);
+  const Rescale real{row_scale, bias};
+  if (head_width == 16) attention_of<16>(qkv, out, B, N, M, lengths, r, real);
+  else if (head_width == 64) attention_of<64>(qkv, out, B, N, M, lengths, r, real);
   else return 1;
   return 0;
 }
@@ -599,6 +622,55 @@ extern "C" void bocage_norm_pool(const void* x, float* out, int64_t is_fp32, int
                                  const float* bias, float epsilon) {
   if (is_fp32) norm_pool((const float*)x, out, n_cells, L, D, weight, gain, bias, epsilon);
   else norm_pool((const bf16*)x, out, n_cells, L, D, weight, gain, bias, epsilon);
+}
+
+// ---------------------------------------------------------------------------------------------
+// int8
+
+// Rows of bf16 to int8 with one scale per row, so that no sample depends on its batch mates.
+// What a row is before it is quantized:
+//   plain      x
+//   gelu       gelu(x * in_scale[row] + bias)
+//   add        x, after x += y * in_scale[row] + bias, which is stored
+//   norm       then normalized, without gain
+extern "C" void bocage_quantize(bf16* x, const bf16* y, const float* in_scale, const float* bias,
+                                int64_t is_gelu, int64_t is_norm, float epsilon, int8_t* q,
+                                float* q_scale, int64_t n_rows, int64_t D) {
+#pragma omp parallel
+  {
+    float* row = (float*)std::aligned_alloc(64, D * sizeof(float));
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < n_rows; r++) {
+      bf16* xr = x + r * D;
+      const __m512 scale = _mm512_set1_ps(in_scale ? in_scale[r] : 1);
+      for (int64_t i = 0; i < D; i += 16) {
+        __m512 v = load16(xr + i);
+        if (is_gelu) v = gelu16(_mm512_fmadd_ps(v, scale, load16(bias + i)), xr);
+        if (y) {
+          v = _mm512_add_ps(v, _mm512_fmadd_ps(load16(y + r * D + i), scale, load16(bias + i)));
+          store16(xr + i, v);
+        }
+        store16(row + i, v);
+      }
+      if (!q) continue;
+      __m512 mean = _mm512_setzero_ps(), most = _mm512_setzero_ps();
+      float factor = 1;
+      if (is_norm) {
+        const Moments moments(row, D, epsilon);
+        mean = moments.mean, factor = moments.inverse_deviation;
+      }
+      for (int64_t i = 0; i < D; i += 16)
+        most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_sub_ps(load16(row + i), mean)));
+      const float largest = std::max(_mm512_reduce_max_ps(most), 1e-20f);
+      q_scale[r] = largest * factor / 127;
+      const __m512 to_code = _mm512_set1_ps(127 / largest);
+      for (int64_t i = 0; i < D; i += 16) {
+        const __m512 v = _mm512_mul_ps(_mm512_sub_ps(load16(row + i), mean), to_code);
+        _mm_storeu_si128((__m128i*)(q + r * D + i), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+      }
+    }
+    std::free(row);
+  }
 }
 
 // Linux hands out the tile registers on request; 0 = granted.

@@ -83,8 +83,18 @@ def why_unavailable() -> str | None:
     return None
 
 
-def attention(qkv: Tensor, heads: int, rotation: Rotation | None, order: TokenOrder) -> Tensor:
-    """Attention [B, N, D] of bf16 qkv [B, N, 3 D]; channel pairs of a head are (k, k + K)."""
+def attention(
+    qkv: Tensor,
+    heads: int,
+    rotation: Rotation | None,
+    order: TokenOrder,
+    *,
+    rescale: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Attention [B, N, D] of bf16 qkv [B, N, 3 D]; channel pairs of a head are (k, k + K).
+
+    ``rescale`` is the scale of each row and the bias of each column of a qkv that comes from int8.
+    """
     n_batch, n_tokens, _ = qkv.shape
     width = qkv.shape[-1] // 3
     make = torch.empty if order.lengths is None else torch.zeros  # padding is not written
@@ -97,6 +107,7 @@ def attention(qkv: Tensor, heads: int, rotation: Rotation | None, order: TokenOr
         heads,
         width // heads,
         None if order.lengths is None else _pointer(order.lengths),
+        *((None, None) if rescale is None else map(_pointer, rescale)),
         *_rotation_arguments(rotation, order),
     )
     if failed:
@@ -210,6 +221,32 @@ def norm_pool(x: Tensor, weight: Tensor, gain: Tensor, bias: Tensor, epsilon: fl
     return out
 
 
+def quantize(
+    x: Tensor,
+    *,
+    add: Tensor | None = None,
+    rescale: tuple[Tensor, Tensor] | None = None,
+    gelu: bool = False,
+    norm_epsilon: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Rows of bf16 x [..., D] as int8 codes and the scale of each row.
+
+    Before that, in this order: ``rescale`` (scale of each row, bias of each column) makes real
+    numbers of ``x`` if ``gelu``, or of ``add``, which is then added to ``x`` in place; LayerNorm
+    without gain if ``norm_epsilon`` is given.
+    """
+    codes = torch.empty(x.shape, dtype=torch.int8)
+    scale = torch.empty(x.shape[:-1])
+    _quantize(x, add, rescale, (codes, scale), gelu=gelu, norm_epsilon=norm_epsilon)
+    return codes, scale
+
+
+def add_(x: Tensor, add: Tensor, rescale: tuple[Tensor, Tensor]) -> Tensor:
+    """Add an int8 product in place to bf16 x [..., D]; see ``quantize``."""
+    _quantize(x, add, rescale, None)
+    return x
+
+
 def cache_folder() -> Path:
     """Folder of compiled code: BOCAGE_CACHE, else the user's cache folder."""
     if "BOCAGE_CACHE" in os.environ:
@@ -221,6 +258,31 @@ def _pointer(x: Tensor) -> ctypes.c_void_p:
     if not x.is_contiguous():
         raise ValueError(f"kernel argument of strides {x.stride()} is not contiguous")
     return ctypes.c_void_p(x.data_ptr())
+
+
+def _quantize(
+    x: Tensor,
+    add: Tensor | None,
+    rescale: tuple[Tensor, Tensor] | None,
+    out: tuple[Tensor, Tensor] | None,
+    *,
+    gelu: bool = False,
+    norm_epsilon: float | None = None,
+) -> None:
+    in_scale, bias = rescale if rescale is not None else (None, None)
+    codes, scale = out if out is not None else (None, None)
+    width = x.shape[-1]
+    _library().bocage_quantize(
+        _pointer(x),
+        *(None if part is None else _pointer(part) for part in (add, in_scale, bias)),
+        gelu,
+        norm_epsilon is not None,
+        norm_epsilon or 0.0,
+        None if codes is None else _pointer(codes),
+        None if scale is None else _pointer(scale),
+        x.numel() // width,
+        width,
+    )
 
 
 def _rotation_arguments(rotation: Rotation | None, order: TokenOrder) -> tuple[object, ...]:
@@ -276,13 +338,14 @@ def _library() -> ctypes.CDLL:
         logger.info("compiled %s in %.1f s", SOURCE.name, time.perf_counter() - started)
     library = ctypes.CDLL(str(path))
     i, p, f = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-    library.bocage_attention.argtypes = [p, p, i, i, i, i, p, p, p, p, p, i, p, p, i]
+    library.bocage_attention.argtypes = [p, p, i, i, i, i, p, p, p, p, p, p, p, i, p, p, i]
+    library.bocage_quantize.argtypes = [p, p, p, p, i, i, f, p, p, i, i]
     library.bocage_rotate_qk.argtypes = [p, i, i, i, i, p, p, p, p, i, p, p, i]
     library.bocage_patch_pixels.argtypes = [p, p, *[i] * 11, p, p, p, p, p, i, i, p, p]
     library.bocage_layer_norm.argtypes = [p, p, i, i, i, f]
     library.bocage_gelu.argtypes = [p, i, i]
     library.bocage_norm_pool.argtypes = [p, p, i, i, i, i, p, p, p, f]
-    for function in ("rotate_qk", "layer_norm", "gelu", "norm_pool", "patch_pixels"):
+    for function in ("quantize", "rotate_qk", "layer_norm", "gelu", "norm_pool", "patch_pixels"):
         getattr(library, f"bocage_{function}").restype = None
     if library.bocage_request_tiles() != 0:
         raise RuntimeError("the system does not grant the AMX tile registers")
