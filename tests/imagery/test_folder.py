@@ -250,6 +250,18 @@ def test_two_crs_are_refused_and_warped_with_crs(write_raster, tmp_path):
     assert stack_grid(utm).crs == "EPSG:32632"
 
 
+def test_two_regions_in_one_folder_are_refused_at_once(write_raster, tmp_path):
+    # The empty grid between them was searched for pixels, for hours and without a word.
+    full_scene(write_raster, "2023-01-01_a.tif")
+    full_scene(write_raster, "2023-01-01_b.tif", west=1_400_000.0)
+    with pytest.raises(InputError, match=r"900 km apart.*2023-01-01_b.*--bbox"):
+        open_stack(tmp_path)
+    with pytest.raises(InputError, match="apart"):
+        open_stack(tmp_path, crs="EPSG:32632")
+    stack = open_stack(tmp_path, bbox=(2.9, 45.1, 3.1, 45.2))
+    assert stack_grid(stack).transform.c == 500_000
+
+
 def test_dates_come_from_names_folders_or_the_user(write_raster, tmp_path):
     full_scene(write_raster, "a/2024-01-05/x.tif")
     full_scene(write_raster, "a/2024-02-07/x.tif")

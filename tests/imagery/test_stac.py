@@ -219,6 +219,16 @@ def test_a_search_without_result_or_place_or_server_says_so(served):
         open_stack(catalog="http://127.0.0.1:9/", bbox=(1, 1, 2, 2))
 
 
+def test_a_folder_of_item_files_opens_as_its_items(tile, tmp_path):
+    paths, _ = tile("a")
+    item = item_of("A", paths)
+    folder = tmp_path / "items"
+    folder.mkdir()
+    (folder / "a.json").write_text(json.dumps(item.to_dict()))
+    (folder / "notes.json").write_text("[1, 2]")
+    np.testing.assert_array_equal(everything(open_stack(folder)), everything(open_stack(item)))
+
+
 def test_bad_items_are_refused(tile, tmp_path):
     paths, _ = tile("a")
     with pytest.raises(InputError, match=r"name no band.*bands="):

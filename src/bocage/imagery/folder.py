@@ -14,7 +14,7 @@ from bocage.imagery.dates import UNKNOWN_DATE
 from bocage.imagery.opened import Opened, OpenOptions
 from bocage.imagery.raster_reader import RasterReader
 from bocage.imagery.rasters import Scene, find_bands, make_scenes, read_header
-from bocage.imagery.reference import choose_grid
+from bocage.imagery.reference import check_compact, choose_grid
 from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def open_rasters(
     # The finest band says where a scene lies; coarser ones may reach further or less far.
     finest = list(dict.fromkeys(scene.finest.header for scene in scenes))
     grid = choose_grid(finest, crs=options.crs, resolution_m=options.resolution_m)
+    if options.bbox is None:
+        check_compact(finest, grid)
     known = all(scene.date is not None for scene in scenes)
     if not known and any(scene.date is not None for scene in scenes):
         missing = next(s for s in scenes if s.date is None).finest.header.path

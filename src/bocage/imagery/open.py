@@ -146,8 +146,10 @@ def _search(
 
 def _open(source: Any, options: OpenOptions, dates: tuple[Any, Any] | None) -> Opened:
     """Hand a source to the file of its kind."""
-    from bocage.imagery.stac import is_stac
+    from bocage.imagery.stac import is_stac, item_files
 
+    if isinstance(source, str | Path):
+        source = item_files(source) or source
     if is_stac(source):
         from bocage.imagery.stac import open_items, read_items
 

@@ -76,6 +76,31 @@ def choose_grid(headers: Sequence[Footprint], *, crs: str | None, resolution_m: 
     return _lattice(headers, target, resolution_m)
 
 
+_SPARSE = 100
+"""Refused when the grid has this many times the pixels of the imagery: years of a tile overlap, and
+tiles of one region leave gaps, but a factor of 100 is two regions in one folder."""
+
+
+def check_compact(headers: Sequence[Footprint], grid: Grid) -> None:
+    """InputError when files lie so far apart that nearly all of the common grid is empty."""
+    from rasterio.warp import transform_bounds
+
+    boxes = [transform_bounds(h.crs, grid.crs, *h.bounds, densify_pts=21) for h in headers]
+    rows, cols = grid.shape_yx
+    filled = sum((e - w) * (n - s) for w, s, e, n in boxes) / grid.resolution**2
+    if rows * cols < _SPARSE * filled:
+        return
+    centers = [((w + e) / 2, (s + n) / 2) for w, s, e, n in boxes]
+    far = max(range(len(boxes)), key=lambda i: math.dist(centers[0], centers[i]))
+    distance_km = math.dist(centers[0], centers[far]) / 1000
+    raise InputError(
+        got=f"imagery {distance_km:,.0f} km apart: {headers[0].path} and {headers[far].path}",
+        expected="one area: a common grid would be almost empty "
+        f"({cols:,} x {rows:,} pixels, {filled / (rows * cols):.2%} with imagery)",
+        fix="open the areas apart, or pass bbox= (--bbox) for one of them",
+    )
+
+
 def _known_crs(crs: str) -> str:
     from rasterio.errors import CRSError
 

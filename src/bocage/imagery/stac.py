@@ -62,6 +62,32 @@ def is_stac(source: Any) -> bool:
     return isinstance(source, Sequence) and bool(source) and all(is_stac(part) for part in source)
 
 
+def item_files(folder: str | Path) -> list[str]:
+    """The STAC item files of a folder that holds nothing else, in name order; else none."""
+    path = Path(folder)
+    if not path.is_dir():
+        return []
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in (".json", ".geojson"))
+    others = any(p.is_dir() or p not in found for p in path.iterdir() if p.name[0] != ".")
+    if others:
+        return []
+    return [str(p) for p in found if _is_item(p)]
+
+
+def _is_item(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return (
+            False  # Another JSON file; if none is an item, the folder is said to have no rasters.
+        )
+    return (
+        isinstance(content, Mapping)
+        and "stac_version" in content
+        and (content.get("type") == "Feature")
+    )
+
+
 def read_items(
     source: Any, *, bbox: BboxWSEN | None = None, dates: tuple[Any, Any] | None = None
 ) -> list[Any]:
