@@ -100,6 +100,10 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     window: Annotated[
         int | None, typer.Option(help="Pixels the model sees at once.", rich_help_panel=_RUN)
     ] = None,
+    seam_free: Annotated[
+        bool,
+        typer.Option("--seam-free", help="A window per token (v1.2, v1.3).", rich_help_panel=_RUN),
+    ] = False,
     halo: Annotated[
         int | None, typer.Option(help="Margin thrown away, pixels.", rich_help_panel=_RUN)
     ] = None,
@@ -150,6 +154,7 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
         batch_size=options["batch_size"],
         output=options["output"],
         query_px=options["query"],
+        seam_free=options["seam_free"],
         codec=options["codec"],
         period=options["period"],
     )

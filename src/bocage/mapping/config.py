@@ -16,6 +16,9 @@ TOKENS_PER_WINDOW = 3072
 """With many dates and sensors windows shrink to this, the token budget that v1.3 was trained with;
 attention over more costs much and was never learned."""
 
+SEAM_FREE_HALO = 0.25
+"""Share of a model's reach that domains of seam-free inference overlap by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
@@ -42,6 +45,11 @@ class EmbedConfig:
 
     query_px: int | None = None
     """v1.3 only: side of an output cell (the location query patch size); None is the patch size."""
+
+    seam_free: bool = False
+    """Every token attends within a window of its own over one large domain per block, instead of
+    sharing windows with others; v1.2 and v1.3 only. window_px is then the token's window, and
+    None for halo_px a quarter of how far the model can look (docs/defaults.md)."""
 
     codec: Literal["signed_power", "float32"] = "signed_power"
     """How vectors are stored; signed_power is the int8 rule of the public archives."""
@@ -91,6 +99,14 @@ class EmbedConfig:
         if self.halo_px is not None:
             return self.halo_px
         return self.patch_size * round(window_px / self.patch_size / 5)
+
+    def resolve_domain_px(self, reach_px: int) -> tuple[int, int]:
+        """Side and halo of a domain of seam-free inference, for a model that looks this far."""
+        p = self.patch_size
+        halo = self.halo_px
+        if halo is None:
+            halo = p * math.ceil(SEAM_FREE_HALO * reach_px / p)
+        return self.block_px // p * p + 2 * halo, halo
 
     @property
     def cell_px(self) -> int:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_TIMED_PATCHES = 40
+
 WAIT_S = 0.5
 """Between looks at blocks that another process holds."""
 
@@ -174,7 +176,14 @@ def embed(
 
 
 def window_encoder(model: WindowModel, plan: EmbedPlan) -> WindowEncoder:
-    """The model's function of a batch of windows for a plan."""
+    """The model's function of a batch of windows, or of one domain, for a plan."""
+    if plan.config.seam_free:
+        return model.domain_encoder(
+            patch_size=plan.config.patch_size,
+            neighborhood_px=plan.config.window_px,
+            output=plan.config.output,
+            location_query_patch_size=plan.config.query_px,
+        )
     return model.window_encoder(
         patch_size=plan.config.patch_size,
         output=plan.config.output,
@@ -291,7 +300,8 @@ def _pending(job: _Job, part: Shard | None) -> list[tuple[int, Block]]:
 
 def time_window(plan: EmbedPlan, encoder: WindowEncoder) -> float:
     """Seconds per window on this machine, from about a fiftieth of the run at most."""
-    side = plan.layout.window_px
+    # A domain of seam-free inference is large; its time goes with its area.
+    side = min(plan.layout.window_px, _TIMED_PATCHES * plan.config.patch_size)
     n = max(1, min(plan.batch_size, plan.n_windows // 50))
     steps = max(len(indices) for _, indices in plan.steps)
     rng = np.random.default_rng(0)
@@ -305,7 +315,7 @@ def time_window(plan: EmbedPlan, encoder: WindowEncoder) -> float:
     encoder({name: x[:1] for name, x in values.items()}, stamps[:1])
     start = time.perf_counter()
     encoder(values, stamps)
-    return (time.perf_counter() - start) / n
+    return (time.perf_counter() - start) / n * (plan.layout.window_px / side) ** 2
 
 
 def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:

@@ -31,6 +31,9 @@ MAX_SPAN_DAYS = 400
 """Above this the dates of one embedding are more than a year with its margins."""
 
 
+_IN_IDENTITY = ("output", "query_px", "codec", "period", "seam_free")
+
+
 class WindowModel(Protocol):
     """What mapping needs of a model; `bocage.load_model` gives one."""
 
@@ -50,6 +53,19 @@ class WindowModel(Protocol):
         self, *, patch_size: int, output: str = "auto", location_query_patch_size: int | None = None
     ) -> WindowEncoder:
         """The function of a batch of windows."""
+
+    def domain_encoder(
+        self,
+        *,
+        patch_size: int,
+        neighborhood_px: int | None = None,
+        output: str = "auto",
+        location_query_patch_size: int | None = None,
+    ) -> WindowEncoder:
+        """The function of one large domain; ConfigError for models that have none."""
+
+    def reach_px(self, patch_size: int, neighborhood_px: int | None = None) -> int:
+        """How far an output of the domain encoder can look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +128,7 @@ class EmbedPlan:
             "halo_px": self.layout.halo_px,
             "block_px": self.layout.block_px,
             "batch_size": self.batch_size,
-            **{name: config[name] for name in ("output", "query_px", "codec", "period")},
+            **{name: config[name] for name in _IN_IDENTITY},
             "crs": self.input_grid.crs,
             "transform": [float(v) for v in tuple(self.input_grid.transform)[:6]],
             "shape_yx": list(self.input_grid.shape_yx),
@@ -133,13 +149,14 @@ class EmbedPlan:
         km2 = rows * cols * self.input_grid.resolution**2 / 1e6
         cell_rows, cell_cols = self.cell_grid.shape_yx
         dates = f"{self.dates[0]} to {self.dates[-1]}" if len(self.dates) > 1 else self.dates[0]
+        kind = "domains" if self.config.seam_free else "windows"
         lines = [
             f"input    {cols} x {rows} px at {self.input_grid.resolution:g} m, {km2:,.1f} km2, "
             f"{self.input_grid.crs}",
             f"         {', '.join(self.sensors)}; {len(self.dates)} date(s): {dates}",
             f"model    {self.model}, patch size {self.config.patch_size}, {self.dims} dimensions, "
             f"weights {self.weights_id[:19]}",
-            f"windows  {self.n_windows:,} of {self.layout.window_px} px with a halo of "
+            f"{kind}  {self.n_windows:,} of {self.layout.window_px} px with a halo of "
             f"{self.layout.halo_px} px, {self.tokens_per_window:,} tokens each, "
             f"in {len(self.layout.blocks()) * len(self.steps)} block(s) of "
             f"{self.layout.block_px} px",
@@ -169,12 +186,17 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
     steps = _steps(times, config)
     n_steps = max(len(indices) for _, indices in steps)
     tokens_per_cell = n_steps * sum(model.tokens_per_cell(sensor) for sensor in sensors)
-    window_px = config.resolve_window_px(tokens_per_cell)
+    if config.seam_free:
+        reach_px = model.reach_px(config.patch_size, config.window_px)
+        window_px, halo_px = config.resolve_domain_px(reach_px)
+    else:
+        window_px = config.resolve_window_px(tokens_per_cell)
+        halo_px = config.resolve_halo_px(window_px)
     layout = lay_out(
         grid.shape_yx,
         patch_size=config.patch_size,
         window_px=window_px,
-        halo_px=config.resolve_halo_px(window_px),
+        halo_px=halo_px,
         block_px=config.block_px,
     )
     padded = Grid(crs=grid.crs, transform=grid.transform, shape_yx=layout.shape_yx)
@@ -195,6 +217,8 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         batch_size=1,
     )
     batch = config.batch_size or max(1, min(64, TOKENS_PER_BATCH // resolved.tokens_per_window))
+    if config.seam_free:
+        batch = 1
     from dataclasses import replace
 
     return replace(resolved, batch_size=batch)
