@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from bocage import load_model
 from bocage.errors import ConfigError, InputError
-from bocage.models import domain
+from bocage.models import domain, neighborhood
 from bocage.models.config import PoolerConfig
 from bocage.models.domain import DomainEncoder, reach_px
 from bocage.models.encoder import Encoder, EncoderOutput
@@ -266,7 +266,9 @@ def test_a_missing_date_is_left_out_like_in_the_official_searchlight() -> None:
     assert (output.tokens["sentinel1"][..., 1, :, :] == 0).all()
 
 
-def test_missing_cells_are_seen_by_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mask_scores", [neighborhood.MASK_SCORES, 1])
+def test_missing_cells_are_seen_by_none(mask_scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighborhood, "MASK_SCORES", mask_scores)  # 1: a block at a time
     encoder = random_encoder(POOLER)
     values, dates = random_values(S2_S1, (1, 52, 60, 2)), random_dates(1, 2)
     generator = torch.Generator().manual_seed(1)
@@ -349,8 +351,8 @@ def test_a_domain_is_embedded_in_tiles_as_in_one_piece(monkeypatch: pytest.Monke
 
 
 def test_a_far_corner_is_as_exact_as_the_origin() -> None:
-    # Positions of thousands of units: fp32 angles would lose three digits.
-    encoder = random_encoder(NANO)
+    # Positions of a hundred thousand units: fp32 angles would be off by a hundredth.
+    encoder = random_encoder(replace(NANO, positions=replace(NANO.positions, coordinate_scale=30)))
     values = random_values(S2, (1, 8, 8 * 600, 1))
     repeated = {m: torch.cat([x[:, :, :160], x, x[:, :, :160]], dim=2) for m, x in values.items()}
     dates = random_dates(1, 1)
@@ -426,6 +428,9 @@ def test_odd_options_are_refused_with_the_fix() -> None:
     for neighborhood_px in (30, 2, 0, -8):
         with pytest.raises(ConfigError, match="multiple of the patch size"):
             model.domain_encoder(patch_size=4, neighborhood_px=neighborhood_px)
+    with pytest.raises(InputError, match="patch_size=0"):
+        model.domain_encoder(patch_size=0)
+    assert reach_px(model.config, 8, 16.0) == 4 * 8  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="output"):
         model.domain_encoder(output="student")
     x = np.moveaxis(scene(2, 16, 16, 1), (3, 4), (1, 2))

@@ -25,6 +25,7 @@ from bocage.errors import ConfigError, InputError
 from bocage.models.attention import Block
 from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder, EncoderOutput
+from bocage.models.inputs import check_patch_size
 from bocage.models.neighborhood import NeighborhoodAttention, Rows
 from bocage.models.pooler import AttentionPooler, Locations, location_positions
 from bocage.models.rope import days_since_first
@@ -51,6 +52,7 @@ def neighborhood_cells(
             "v1.1 marks where a token lies in its window",
             fix="use a v1.2 or v1.3 model, or overlapping windows",
         )
+    check_patch_size(patch_size, config.base_patch_size)
     if neighborhood_px is None:
         return DEFAULT_NEIGHBORHOOD_PATCHES
     if neighborhood_px < patch_size or neighborhood_px % patch_size:
@@ -59,7 +61,7 @@ def neighborhood_cells(
             expected="a multiple of the patch size",
             fix=f"pass {max(1, round(neighborhood_px / patch_size)) * patch_size}",
         )
-    return neighborhood_px // patch_size
+    return int(neighborhood_px) // patch_size
 
 
 def reach_px(config: ModelConfig, patch_size: int, neighborhood_px: int | None = None) -> int:

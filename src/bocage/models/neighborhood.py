@@ -11,7 +11,7 @@ E channels of a head; b blocks of a run, R C rows and columns of keys of a block
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,6 +22,9 @@ from torch.nn import functional
 BLOCK_QUERIES = 32
 """Queries of a block. Fewer waste less on the corners of the union, more keep the matrix units
 busy; 16 to 64 are within a few percent of each other on a CPU (bench/seam_free.py --blocks)."""
+
+MASK_SCORES = 4_000_000
+"""Scores that are masked at once where tokens are hidden: 16 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ class NeighborhoodAttention:
         visible = None if self.visible is None else self.visible[:, rows.keys]
         if visible is not None and bool(visible.all()):
             visible = None
-        for run in self.column_runs:
+        for run in self._parts(rows, split=visible is not None):
             first, side = run[0], len(run[0].offsets)
             columns = slice(first.start, first.start + side * len(run))
             blocks = q[:, columns].unflatten(1, (len(run), side))  # [r, b, c, K, M, E]
@@ -134,8 +137,13 @@ class NeighborhoodAttention:
             mask = self._mask(rows, first, q)
             if visible is not None:
                 seen = _windows(visible.contiguous()[None], run)[:, :, None]  # [b, 1, 1, C R K]
-                hide = torch.zeros_like(seen, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
-                mask = hide.expand(-1, -1, blocks.shape[2], -1) if mask is None else hide + mask
+                if not bool(seen.any()):
+                    out[:, columns] = 0
+                    continue
+                if not bool(seen.all()):
+                    hide = torch.zeros_like(seen, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
+                    shape = (-1, -1, blocks.shape[2], -1)
+                    mask = hide.expand(shape) if mask is None else hide + mask
             # A query that sees no key gets zeros: torch's softmax of nothing.
             attended = functional.scaled_dot_product_attention(
                 blocks, _windows(keys.k, run), _windows(keys.v, run), attn_mask=mask
@@ -145,6 +153,15 @@ class NeighborhoodAttention:
                 n_rows, len(run) * side, per_cell, -1
             )
         return out
+
+    def _parts(self, rows: Span, *, split: bool) -> Iterator[list[Span]]:
+        """Runs of columns; ``split`` cuts them so that a mask of their own stays small."""
+        for run in self.column_runs:
+            cells = len(rows.offsets) * len(run[0].offsets), rows.n_keys * run[0].n_keys
+            n_scores = cells[0] * self.n_queries * cells[1] * self.n_keys
+            n_blocks = max(1, MASK_SCORES // n_scores) if split else len(run)
+            for first in range(0, len(run), n_blocks):
+                yield run[first : first + n_blocks]
 
     def _mask(self, rows: Span, columns: Span, like: Tensor) -> Tensor | None:
         """What is added to the scores [c r K, C R K] of a block; None where all is read."""
