@@ -25,7 +25,6 @@ from bocage.models.config import ModelConfig
 from bocage.models.domain import DomainEncoder, neighborhood_cells, reach_px
 from bocage.models.encoder import Encoder
 from bocage.models.engine import FastEncoder, check_compile, choose_precision, fast_encoder
-from bocage.models.engine.neighborhood import encode_seam_free
 from bocage.models.inputs import (
     check_grid,
     check_patch_size,
@@ -258,53 +257,6 @@ class Model:
             location_query_patch_size=location_query_patch_size,
         )
         return encoded.grid(output)
-
-    @torch.no_grad()
-    def encode_seam_free(
-        self,
-        inputs: Mapping[str, Any],
-        timestamps: Any,
-        *,
-        patch_size: int = 4,
-        neighborhood_px: int = 16,
-        check_units: bool = True,
-        location_query_patch_size: int | None = None,
-    ) -> Encoded:
-        """Embed one whole domain [1, H, W, T, C] without windows, and so without their seams.
-
-        Every token attends within a box of ``neighborhood_px`` that moves with it. For v1.2 and
-        v1.3, complete data only (InputError otherwise). See ``engine/neighborhood.py``.
-        """
-        values, stamps, visible = self._read(
-            inputs,
-            timestamps,
-            patch_size=patch_size,
-            normalize=True,
-            check_units=check_units,
-            query_size=location_query_patch_size,
-        )
-        if visible is not None and not all(bool(shown.all()) for shown in visible.values()):
-            raise InputError(
-                got="patches with no data in a seam-free domain",
-                expected="complete data",
-                fix="crop or fill the domain, leave out incomplete dates, or encode in windows",
-            )
-        half = self.precision != "fp32"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            output = encode_seam_free(
-                self.encoder,
-                values,
-                stamps,
-                patch_size,
-                neighborhood_px=neighborhood_px,
-                location_query_patch_size=location_query_patch_size,
-            )
-        return Encoded(
-            tokens={name: x.float() for name, x in output.tokens.items()},
-            visible=output.visible,
-            locations=None if output.locations is None else output.locations.tokens,
-            student=None if output.locations is None else output.locations.student,
-        )
 
     def _read(
         self,
