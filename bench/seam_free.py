@@ -134,8 +134,8 @@ def compare_halos(name, patch_size, values, stamps):
         "of blocks"
     )
     spread = wanted.std(axis=(0, 1)).mean()
-    for share in (0, 1 / 8, 1 / 4, 1 / 2, 1):
-        halo = min(round(share * reach), first)
+    shares = (0, 1 / 8, 1 / 4, 1 / 2, 1)
+    for halo in sorted({16, *(min(round(share * reach), first) for share in shares)}):
         found = np.empty_like(wanted)
         for i in (0, 1):
             for j in (0, 1):
@@ -150,8 +150,9 @@ def compare_halos(name, patch_size, values, stamps):
         cosine = (found * wanted).sum(-1)
         cosine /= np.linalg.norm(found, axis=-1) * np.linalg.norm(wanted, axis=-1)
         print(
-            f"  halo {share:5.3f} of the reach, {halo:3} cells ({halo * patch_size} px): max abs "
-            f"error {error.max():.1e}, mean {error.mean():.1e} (spread of values {spread:.2f}), "
+            f"  halo {halo / reach:5.3f} of the reach, {halo:3} cells ({halo * patch_size} px): "
+            f"max abs error {error.max():.1e}, mean {error.mean():.1e} (spread of values "
+            f"{spread:.2f}), "
             f"1 - cosine mean {1 - cosine.mean():.1e} max {1 - cosine.min():.1e}, seam figure "
             f"{seam_figure(found.transpose(2, 0, 1), block):.4f}, "
             f"{(1 + 2 * halo / block) ** 2:.2f} x the cells",
