@@ -26,6 +26,8 @@ def bocage(monkeypatch, capsys):
             main()
         except SystemExit as stop:
             code = stop.code or 0
+        except BaseException as error:
+            raise AssertionError(f"a traceback: {error!r}") from error
         captured = capsys.readouterr()
         return Ran(code, captured.out, captured.err)
 

@@ -68,10 +68,10 @@ def test_a_scene_becomes_a_store_that_opens(bocage, scene, tmp_path):
 def test_a_recorded_run_repeats_and_typed_options_win(bocage, scene, tmp_path):
     bocage("embed", scene, "--out", tmp_path / "x.zarr", *RANDOM, "--halo", "8")
     again = tmp_path / "again.zarr"
-    ran = bocage("embed", "--config", tmp_path / "x.run.json", "--out", again)
+    ran = bocage("embed", "--config", tmp_path / "x.zarr.run.json", "--out", again)
     assert ran.code == 0, ran.err
     first, second = (
-        json.loads((tmp_path / f"{name}.run.json").read_text())["resolved"]
+        json.loads((tmp_path / f"{name}.zarr.run.json").read_text())["resolved"]
         for name in ("x", "again")
     )
     assert first == second

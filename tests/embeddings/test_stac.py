@@ -21,7 +21,7 @@ def read(path):
 def test_the_item_has_what_the_embedding_extension_asks_for(map_store, map_cog):
     for uri, media in ((map_store, "zarr"), (map_cog, "cloud-optimized")):
         path = write_stac_item(uri)
-        assert path == uri.with_suffix(".stac.json")
+        assert path == uri.with_name(f"{uri.name}.stac.json")
         item = read(path)
         assert (
             "https://stac-extensions.github.io/embeddings/v0.0.1/schema.json"

@@ -169,8 +169,8 @@ def test_a_failed_read_keeps_what_is_finished_and_the_rest_can_follow(scene, tmp
 def test_the_record_repeats_the_run_and_names_the_inputs(scene, tmp_path):
     stack, _ = scene
     result = embed(stack, PatchMean(), out=tmp_path / "x.zarr", request={"model": "m"}, **OPTIONS)
-    record = json.loads((tmp_path / "x.run.json").read_text())
-    assert result.path.with_suffix(".run.json") in result.files
+    record = json.loads((tmp_path / "x.zarr.run.json").read_text())
+    assert tmp_path / "x.zarr.run.json" in result.files
     assert record["request"] == {"model": "m"}
     assert record["resolved"]["patch_size"] == 4
     assert any("S2_20240701" in source for source in record["resolved"]["sources"])
@@ -182,10 +182,10 @@ def test_a_cog_is_written_whole_without_leftovers_and_not_twice(scene, tmp_path)
     out = tmp_path / "x.tif"
     options = {k: v for k, v in OPTIONS.items() if k != "codec"}
     embed(stack, PatchMean(), out=out, **options)
-    assert sorted(p.suffix for p in tmp_path.iterdir() if p.stem.startswith("x")) == [
-        ".json",
-        ".json",
-        ".tif",
+    assert sorted(p.name for p in tmp_path.glob("x*")) == [
+        "x.tif",
+        "x.tif.run.json",
+        "x.tif.stac.json",
     ]
     again = embed(stack, PatchMean(), out=out, **options)
     assert again.n_windows == 0

@@ -15,8 +15,9 @@ PEAK_SHAPES = ((2048, 768, 2304), (2048, 768, 3072), (2048, 3072, 768), (4096, 4
 """Rows, depth and columns of the products tried: those of the base model, and a large square."""
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device | str) -> dict[str, Any]:
     """Facts for the record beside every table of numbers."""
+    device = torch.device(device)
     facts: dict[str, Any] = {
         "device": device.type,
         "processor": processor_name(),

@@ -10,15 +10,21 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 
 import typer
 
 from bocage._version import __version__
+from bocage.cli.bench import bench
+from bocage.cli.compress import compress
 from bocage.cli.demo import demo
 from bocage.cli.embed import embed
+from bocage.cli.evaluate import evaluate
+from bocage.cli.index import index
 from bocage.cli.info import info
 from bocage.cli.models import models
 from bocage.cli.preview import preview
+from bocage.cli.search import search
 from bocage.cli.validate import validate
 from bocage.errors import BocageError, BocageWarning, PartialError
 
@@ -31,8 +37,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (embed, preview, info, validate, models, demo):
+COMMANDS: tuple[Callable[..., None], ...] = (
+    embed,
+    preview,
+    info,
+    validate,
+    compress,
+    evaluate,
+    index,
+    search,
+    models,
+    demo,
+)
+for command in COMMANDS:
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 _shown: set[str] = set()
@@ -62,7 +81,7 @@ def main() -> None:
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes any position
     warnings.simplefilter("always", BocageWarning)
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except PartialError as error:
         _complain("partly done", error)
         sys.exit(2)
@@ -70,10 +89,21 @@ def main() -> None:
         _complain("error", error)
         sys.exit(1)
     except BrokenPipeError:
+        sys.stderr.close()  # or Python complains about the pipe once more on its way out
         sys.exit(1)
-    except KeyboardInterrupt:
+    except OSError as error:
+        sys.stderr.write(f"bocage: error: {error}\n")
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("stopped; finished blocks are kept, run the same command to go on\n")
         sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        # A mistyped option: exit code 2 would say that part of the work is done.
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(1)
+    sys.exit(code or 0)
 
 
 def _complain(kind: str, error: BocageError) -> None:

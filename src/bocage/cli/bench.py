@@ -44,8 +44,6 @@ def encoder(  # noqa: PLR0917 - typer makes options of defaults
     ] = None,
 ) -> None:
     """Compare ways of running encoders: images and km2 per second, share of the matmul peak."""
-    import torch
-
     from bocage import bench as room
     from bocage.errors import ConfigError
 
@@ -95,5 +93,5 @@ def encoder(  # noqa: PLR0917 - typer makes options of defaults
                 f"{row['model_name']:32} {row['precision']} {row['compile_mode']:8} "
                 f"{row['throughput_mean']:10.1f} images/s  {row['gate']}"
             )
-    n_rows = room.write_table(out, rows, room.describe_machine(torch.device(device)))
+    n_rows = room.write_table(out, rows, room.describe_machine(device))
     typer.echo(f"wrote {n_rows} rows to {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,7 +136,7 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     """Open, load, embed and print; ``options`` are the command's own, by name."""
     from bocage.errors import ConfigError
     from bocage.imagery import open_stack
-    from bocage.mapping import EmbedConfig, make_plan, time_window, window_encoder
+    from bocage.mapping import EmbedConfig, check_request, make_plan, time_window, window_encoder
     from bocage.mapping import embed as embed_stack
     from bocage.models import load_model
 
@@ -158,6 +159,8 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
         codec=options["codec"],
         period=options["period"],
     )
+    if options["out"] is not None:
+        check_request(Path(options["out"]), shard)
     source = (sources[0] if len(sources) == 1 else sources) if sources else None
     stack = open_stack(source, **_input_options(options))
     if options["composite"]:
@@ -165,6 +168,8 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
 
         stack = composite(stack, period=options["composite"])
     weights = None if options["weights"] in {"random", "none"} else options["weights"]
+    # Said below, louder.
+    logging.getLogger("bocage.models.load").setLevel(logging.ERROR)
     model = load_model(
         options["model"],
         weights=weights,

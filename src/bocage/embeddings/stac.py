@@ -50,7 +50,7 @@ def write_stac_item(
 ) -> Path:
     """Write a STAC Item for a store or COG of embeddings; returns its path.
 
-    By default `emb.zarr` gets `emb.stac.json` beside it. Asset links are relative where the files
+    By default `emb.zarr` gets `emb.zarr.stac.json` beside it. Asset links are relative where the files
     are in the same folder. `properties` adds or replaces fields, for example
     `{"emb:energy": {...}}`; `previews` maps asset keys such as "overview" to pictures.
     """
@@ -58,7 +58,7 @@ def write_stac_item(
     from bocage.embeddings.zarr_layout import is_zarr
 
     source = str(uri)
-    target = Path(path) if path is not None else Path(source.rstrip("/")).with_suffix(".stac.json")
+    target = Path(path) if path is not None else Path(f"{source.rstrip('/')}.stac.json")
     raster = open_raster(uri, zone=zone)
     item = stac_item(
         raster,

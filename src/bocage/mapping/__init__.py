@@ -5,7 +5,7 @@ encode, quantize), pipeline (the three at once), markers (what is finished), emb
 """
 
 from bocage.mapping.config import EmbedConfig
-from bocage.mapping.embed import EmbedResult, embed, time_window, window_encoder
+from bocage.mapping.embed import EmbedResult, check_request, embed, time_window, window_encoder
 from bocage.mapping.plan import EmbedPlan, WindowModel, make_plan
 from bocage.mapping.seams import seam_figure
 
@@ -14,6 +14,7 @@ __all__ = [
     "EmbedPlan",
     "EmbedResult",
     "WindowModel",
+    "check_request",
     "embed",
     "make_plan",
     "seam_figure",

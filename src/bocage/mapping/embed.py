@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,9 @@ class EmbedResult:
     n_blocks_kept: int
     """Blocks that were finished before this run."""
 
+    n_blocks_to_go: int = 0
+    """Blocks that other parts of a shared run still have to write."""
+
     valid_fraction: float
     """Share of the output's cells that hold a vector."""
 
@@ -69,13 +73,24 @@ class EmbedResult:
                 f"took     {format_duration(self.wall_s)} (reading {c.read_s:.1f} s, encoding "
                 f"{c.encode_s:.1f} s, writing {c.write_s:.1f} s, at the same time)"
             )
-        else:
+        elif self.n_blocks_to_go == 0:
             lines.append("nothing to do: every block was finished before")
+        if self.n_blocks_to_go:
+            lines.append(f"to go    {self.n_blocks_to_go} block(s): run the other parts")
+            return "\n".join(lines)
         lines.append(f"valid    {self.valid_fraction:.1%} of the cells")
         lines.append(
-            f"open     bocage.open_embeddings({str(self.path)!r})   or: bocage preview {self.path}"
+            f"open     bocage.open_embeddings({str(self.path)!r})   or: "
+            f"bocage preview {shlex.quote(str(self.path))}"
         )
         return "\n".join(lines)
+
+
+def check_request(out: Path, shard: str | None) -> None:
+    """Refuse a name or a part that cannot be, before anything is opened; `embed` does so too."""
+    if shard is not None:
+        Shard.parse(shard)
+    _is_cog(out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +185,7 @@ def embed(
         report(resolved.describe(seconds))
         if len(missing) < len(_work(job, part)):
             n_done = len(_work(job, part)) - len(missing)
-            report(f"resume   {n_done} block(s) are finished, {len(missing)} to go")
+            report(f"resume   {n_done} block(s) are encoded, {len(missing)} to go")
     _run(job, part, show_progress)
     return _finish(job, out, is_cog, request, time.perf_counter() - start)
 
@@ -210,14 +225,8 @@ def _config(config: EmbedConfig | None, options: dict[str, Any]) -> EmbedConfig:
 
 def _check_out(out: Path, plan: EmbedPlan, part: Shard | None) -> bool:
     """Whether the output is a COG; refuses names and combinations that cannot be written."""
-    if out.suffix == ".zarr":
+    if not _is_cog(out):
         return False
-    if out.suffix.lower() not in {".tif", ".tiff"}:
-        raise ConfigError(
-            got=f"--out {out}",
-            expected="a name that ends in .zarr or .tif",
-            fix=f"use --out {out.with_suffix('.zarr')}",
-        )
     if len(plan.years) > 1 or part is not None:
         raise ConfigError(
             got=f"a GeoTIFF for {'several years' if len(plan.years) > 1 else 'a shared run'}",
@@ -225,6 +234,16 @@ def _check_out(out: Path, plan: EmbedPlan, part: Shard | None) -> bool:
             fix=f"use --out {out.with_suffix('.zarr')}",
         )
     return True
+
+
+def _is_cog(out: Path) -> bool:
+    if out.suffix.lower() in {".zarr", ".tif", ".tiff"}:
+        return out.suffix.lower() != ".zarr"
+    raise ConfigError(
+        got=f"--out {out}",
+        expected="a name that ends in .zarr or .tif",
+        fix=f"use --out {out.with_suffix('.zarr')}",
+    )
 
 
 def _scratch(out: Path) -> Path:
@@ -420,14 +439,16 @@ def _finish(
     from bocage.embeddings import export_cog, write_stac_item
 
     everything = _work(job, None)
-    if any(not job.markers.is_done(_key(y, b)) for y, b in everything):
+    done = [work for work in everything if job.markers.is_done(_key(*work))]
+    if len(done) < len(everything):
         # A part of a shared run: whoever finishes last writes the sidecars.
-        valid = _valid_fraction(job, [w for w in everything if job.markers.is_done(_key(*w))])
+        valid = _valid_fraction(job, done)
         return EmbedResult(
             path=out,
             files=(out,),
             n_windows=job.n_windows,
             n_blocks_kept=job.n_blocks_kept,
+            n_blocks_to_go=len(everything) - len(done),
             valid_fraction=valid,
             wall_s=wall_s,
             clock=job.clock,

@@ -21,8 +21,8 @@ _PACKAGES = ("numpy", "torch", "xarray", "zarr", "rasterio")
 
 
 def path_of(out: Path) -> Path:
-    """Where the record of an output lies: emb.zarr has emb.run.json beside it."""
-    return out.with_suffix(".run.json")
+    """Where the record of an output lies: emb.zarr has emb.zarr.run.json beside it."""
+    return out.with_name(f"{out.name}.run.json")
 
 
 def read(out: Path) -> dict[str, Any] | None:

@@ -62,5 +62,6 @@ def _unreachable(repo_id: str, filename: str, error: Exception) -> ModelError:
     return ModelError(
         got=f"no {filename} of {repo_id}, neither cached nor from Hugging Face ({reason})",
         expected="the file in the local cache, or a reachable hub",
-        fix="pass weights=PATH of a downloaded file, or weights=None for random weights",
+        fix="pass a downloaded file or folder (weights=PATH, --weights PATH), or try with random "
+        "weights (weights=None, --weights random)",
     )
