@@ -117,6 +117,9 @@ def bocage_models():
 @pytest.mark.parametrize("words", list(command_lines()))
 def test_a_command_line_of_the_docs_parses(words):
     command = typer.main.get_command(app)
+    if len(words) == 1:  # named in passing, without its arguments
+        assert words[0] in command.commands
+        return
     context = command.make_context("bocage", list(words), resilient_parsing=False)
     name, sub, rest = command.resolve_command(context, [*context._protected_args, *context.args])
     assert name == words[0]
