@@ -135,7 +135,7 @@ def compare_halos(name, patch_size, values, stamps):
     )
     spread = wanted.std(axis=(0, 1)).mean()
     shares = (0, 1 / 8, 1 / 4, 1 / 2, 1)
-    for halo in sorted({16, *(min(round(share * reach), first) for share in shares)}):
+    for halo in sorted({min(n, first) for n in (16, *(round(s * reach) for s in shares))}):
         found = np.empty_like(wanted)
         for i in (0, 1):
             for j in (0, 1):

@@ -127,8 +127,8 @@ class NeighborhoodAttention:
         n_rows, width, per_cell, heads, channels = q.shape
         out = q.new_empty(n_rows, width, per_cell, heads * channels)
         visible = None if self.visible is None else self.visible[:, rows.keys]
-        if visible is not None and bool(visible.all()):
-            visible = None
+        if visible is not None:
+            visible = None if bool(visible.all()) else visible.contiguous()[None]
         for run in self._parts(rows, split=visible is not None):
             first, side = run[0], len(run[0].offsets)
             columns = slice(first.start, first.start + side * len(run))
@@ -136,7 +136,7 @@ class NeighborhoodAttention:
             blocks = blocks.permute(1, 4, 2, 0, 3, 5).flatten(2, 4)  # [b, M, c r K, E]
             mask = self._mask(rows, first, q)
             if visible is not None:
-                seen = _windows(visible.contiguous()[None], run)[:, :, None]  # [b, 1, 1, C R K]
+                seen = _windows(visible, run)[:, :, None]  # [b, 1, 1, C R K]
                 if not bool(seen.any()):
                     out[:, columns] = 0
                     continue
