@@ -18,6 +18,10 @@ from bocage.search.hamming import nearest_codes
 
 DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CANDIDATES = (100, 200, 500)
+FIRST_STAGES = (
+    *("binary", "binary_mean", "binary_itq", "binary_levels", "binary_levels2"),
+    *("rabitq", "rabitq2", "rabitq4"),
+)
 BBOX_AND_DATE_BYTES = 20
 
 
@@ -73,8 +77,8 @@ def main() -> None:
               f"{cosine.min():.6f} {cosine.mean():.6f}")  # fmt: skip
         size = dims // 8
         pq_size = max(d for d in range(1, size + 1) if dims % d == 0)
-        for code in ("binary", "binary_mean", "binary_itq", "binary_levels", "binary_levels2", "rabitq", "rabitq2", "rabitq4",
-                     f"pq{pq_size}", f"opq{pq_size}", f"pq{min(2 * pq_size, dims)}"):  # fmt: skip
+        pq = (f"pq{pq_size}", f"opq{pq_size}", f"pq{min(2 * pq_size, dims)}")
+        for code in (*FIRST_STAGES, *pq):
             if options.codes and code not in options.codes.split(","):
                 continue
             if code.startswith("opq") and len(x) < 2 * dims:

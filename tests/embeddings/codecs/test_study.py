@@ -285,6 +285,8 @@ def test_studies_refuse_what_cannot_be_scored(labelled) -> None:
         evaluate(x, labels[:10])
     with pytest.raises(InputError, match="at least two"):
         evaluate(x, np.zeros(300))
+    with pytest.raises(InputError, match="300 classes in 300 valid vectors"):
+        evaluate(x, np.arange(300))
     with pytest.raises(ConfigError, match="codec 'int9'"):
         evaluate(x, labels, options=StudyOptions(codecs=("int9",)))
     with pytest.raises(ConfigError, match="margin"):
@@ -301,7 +303,7 @@ def test_recommend_with_labels_says_when_a_sample_is_too_small(labelled) -> None
     names = ("int2", "int8", "float16")
     found = recommend(x, labels, lonlat=places, candidates=names, tolerance="0.5pt", block_km=20)
     assert not found.proven
-    assert "at least 539 samples" in found.reason
+    assert "at least 539, here are 300" in found.reason
     loose = recommend(x, labels, lonlat=places, candidates=names, tolerance="5%", block_km=20)
     assert loose.proven
     assert loose.codec in ("int8", "int2")

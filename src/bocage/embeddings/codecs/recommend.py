@@ -175,9 +175,14 @@ def _choose(
         # Without a proof the largest of those within tolerance is the careful choice.
         best = max(within, key=lambda r: (r["code_bytes"], -r["loss"]))
         needed = int(np.ceil(1.645**2 * (1 - margin) / margin))
+        why = (
+            f"the sample is too small (even if nothing changed it would take at least {needed}, "
+            f"here are {n})"
+            if n < needed
+            else f"{n} cannot exclude a larger loss, and a larger sample may"
+        )
         reason = (
-            f"No codec was shown to lose less than {points:g} points of {what}: the sample is too "
-            f"small (at least {needed} samples are needed even if nothing changes, here {n}). "
+            f"No codec was shown to lose less than {points:g} points of {what}: {why}. "
             f"{best['codec']} ({best['code_bytes']} bytes instead of {float_bytes}) is the most "
             f"careful of those whose observed loss is within tolerance."
         )

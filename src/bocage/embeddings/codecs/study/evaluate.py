@@ -189,10 +189,10 @@ def _prepare(
         )
     valid = valid_rows(x) & (np.abs(np.nan_to_num(x)).max(axis=1) > 0)
     names, y = np.unique(labels[valid], return_inverse=True)
-    if len(names) < 2:
+    if not 2 <= len(names) <= valid.sum() // 2:
         raise InputError(
             got=f"{len(names)} classes in {int(valid.sum())} valid vectors",
-            expected="at least two",
+            expected="at least two classes, of several vectors each",
             fix="check the label column",
         )
     places = None if lonlat is None else np.asarray(lonlat)[valid]
