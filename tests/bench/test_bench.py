@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from bocage.bench import (
     format_rows,
     multiply_adds,
     run_encoder_benchmark,
+    run_scene_benchmark,
     run_throughputbench,
     write_table,
 )
@@ -164,3 +166,16 @@ def test_unknown_models_and_missing_devices_are_named() -> None:
     with pytest.raises(ConfigError, match="batch sizes"):
         EncoderBenchmark(batch_sizes=(0,))
     assert find_release("olmoearth-v1.2-nano") is not None
+
+
+def test_scene_benchmark_times_every_stage() -> None:
+    folder = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    tile = folder / "s2_india_2024_2025" / "delhi" / "2024" / "tile_000.tif"
+    if not tile.exists():
+        pytest.skip(f"no real tile {tile} (set BOCAGE_DATA)")
+    row = run_scene_benchmark(tile, "olmoearth-v1.2-nano", patch_size=8, date="2024-07-01")
+    assert row["n_windows"] > 0
+    assert row["wall_s"] >= max(row["encode_s"], 0.001)
+    assert min(row["read_s"], row["encode_s"], row["write_s"]) > 0
+    assert 0 < row["encoder_share"] <= 1
+    assert row["km2_per_s"] == pytest.approx(2.57**2 / row["wall_s"], rel=0.01)

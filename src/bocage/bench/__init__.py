@@ -6,6 +6,7 @@
 
 from bocage.bench.encoder import EncoderBenchmark, run_encoder_benchmark
 from bocage.bench.machine import describe_machine
+from bocage.bench.scene import run_scene_benchmark
 from bocage.bench.table import format_rows, write_table
 from bocage.bench.throughputbench import ThroughputBench, run_throughputbench
 from bocage.bench.work import Shape, multiply_adds
@@ -18,6 +19,7 @@ __all__ = [
     "format_rows",
     "multiply_adds",
     "run_encoder_benchmark",
+    "run_scene_benchmark",
     "run_throughputbench",
     "write_table",
 ]

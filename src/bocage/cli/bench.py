@@ -95,3 +95,34 @@ def encoder(  # noqa: PLR0917 - typer makes options of defaults
             )
     n_rows = room.write_table(out, rows, room.describe_machine(device))
     typer.echo(f"wrote {n_rows} rows to {out}")
+
+
+@bench.command()
+def scene(  # noqa: PLR0917
+    source: Annotated[str, typer.Argument(help="A Sentinel-2 raster or folder.")],
+    model: Annotated[str, typer.Option(help="Name of a model.")] = "olmoearth-v1.2-nano",
+    weights: Annotated[str, typer.Option(help="hub, a path, or random.")] = "random",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
+    patch_size: Annotated[int, typer.Option(help="Pixels a side.")] = 8,
+    date: Annotated[
+        str | None, typer.Option(help="Day of the scene, if its name lacks it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="CSV to write.")] = Path("scene.csv"),
+) -> None:
+    """Time a whole map, from reading to writing, and say what share each stage has."""
+    import torch
+
+    from bocage import bench as room
+
+    row = room.run_scene_benchmark(
+        source,
+        model,
+        weights=None if weights == "random" else weights,
+        precision=precision,
+        patch_size=patch_size,
+        date=date,
+    )
+    for key, value in row.items():
+        typer.echo(f"{key:15} {value:.3f}" if isinstance(value, float) else f"{key:15} {value}")
+    room.write_table(out, [row], room.describe_machine(torch.device("cpu")))
+    typer.echo(f"wrote 1 row to {out}")
