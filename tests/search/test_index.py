@@ -248,3 +248,10 @@ def test_a_foreign_index_json_is_refused(index_path: Path, tmp_path: Path) -> No
     (tmp_path / "index.json").write_text("not json")
     with pytest.raises(StoreError, match="unreadable"):
         open_index(tmp_path)
+
+
+def test_places_outside_the_world_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="outside the world"):
+        index(ArraySource(corpus.x[:50], corpus.lonlat[:50] * 40_000), tmp_path / "i")
+    with pytest.raises(InputError, match="NaN or infinity"):
+        ArraySource(corpus.x[:50], corpus.lonlat[:50] * np.nan)

@@ -440,8 +440,21 @@ def _split(batches: list[Any], n_bytes: int, scratch: Path) -> Iterator[Any]:
         yield from _sorted_parts(parts.close(), Path(folder))
 
 
+def _check_places(batch: Batch) -> None:
+    limit = np.array([180.0, 90.0, 180.0, 90.0]) + 1e-6
+    wrong = ~(np.abs(batch.bbox) <= limit).all(axis=1)  # NaN is wrong too
+    if wrong.any():
+        first = batch.bbox[wrong][0].tolist()
+        raise InputError(
+            got=f"{int(wrong.sum())} rows of {batch.where} outside the world, such as {first}",
+            expected="west, south, east, north in degrees within 180 and 90",
+            fix="say the CRS in the table's footer, or convert to EPSG:4326",
+        )
+
+
 def _unit_vectors(batch: Batch, *, on_zero: str) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Vectors of length one, and which rows they are; nodata rows are left out."""
+    _check_places(batch)
     try:
         x = np.ascontiguousarray(batch.x, np.float32)
         keep = valid_rows(x)

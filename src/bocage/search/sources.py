@@ -279,6 +279,12 @@ class ArraySource:
                 expected="one place for each vector",
                 fix="pass lon, lat as an array [N, 2]",
             )
+        if not np.isfinite(lonlat).all():
+            raise InputError(
+                got="places that hold NaN or infinity",
+                expected="longitude and latitude of every vector",
+                fix="drop the rows without a place",
+            )
         self._x, self._lonlat, self._date, self._columns = x, lonlat, date, columns
         self._half = size_deg / 2
         self.n_rows = len(x)

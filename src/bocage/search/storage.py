@@ -141,16 +141,20 @@ class RemoteStorage:
     def _failed(self, path: str, error: Exception) -> SourceError:
         # obstore raises its own tree of errors: no range support, refused, timed out.
         return SourceError(
-            got=f"{self.uri}/{path}: {type(error).__name__}: {str(error)[:200]}",
+            got=f"{self.uri}/{path}: {_first_line(error)}",
             expected="a server that answers range requests",
             fix="check the address, and that the server supports Range requests",
         )
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
 def missing_file(path: str, uri: str, error: Exception) -> SourceError:
     """A file that the manifest names and nobody has."""
     return SourceError(
-        got=f"no readable {path} in {uri} ({str(error)[:200]})",
+        got=f"no readable {path} in {uri} ({_first_line(error)})",
         expected="every file of the index",
         fix="copy the index again, with its folder shards and manifest.parquet, or build it again",
     )
