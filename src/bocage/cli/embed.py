@@ -109,8 +109,9 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         int | None, typer.Option(help="Margin thrown away, pixels.", rich_help_panel=_RUN)
     ] = None,
     block: Annotated[
-        int, typer.Option(help="Unit of writing and resume, pixels.", rich_help_panel=_RUN)
-    ] = 1024,
+        int | None,
+        typer.Option(help="Unit of writing and resume, pixels.", rich_help_panel=_RUN),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Windows per forward.", rich_help_panel=_RUN)
     ] = None,

@@ -16,8 +16,14 @@ TOKENS_PER_WINDOW = 3072
 """With many dates and sensors windows shrink to this, the token budget that v1.3 was trained with;
 attention over more costs much and was never learned."""
 
+DEFAULT_BLOCK_PX = 1024
+
 SEAM_FREE_HALO = 0.25
-"""Share of a model's reach that domains of seam-free inference overlap by."""
+"""Share of a model's reach that domains of seam-free inference overlap by at least; what an output
+really uses ends well before its formal reach (docs/defaults.md)."""
+
+SEAM_FREE_NEIGHBORHOOD_PATCHES = 16
+"""Side of a token's own window when none is given; the models' default too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +40,9 @@ class EmbedConfig:
     """Margin on each side over which a window fades into its neighbours; None is a
     fifth of the window."""
 
-    block_px: int = 1024
-    """Side of the unit of writing and resume (one shard), rounded to whole window cores."""
+    block_px: int | None = None
+    """Side of the unit of writing and resume (one shard), rounded to whole window cores; None is
+    1024, or 256 patches for seam-free maps, whose blocks overlap."""
 
     batch_size: int | None = None
     """Windows per forward; None derives it from the number of tokens."""
@@ -49,7 +56,7 @@ class EmbedConfig:
     seam_free: bool = False
     """Every token attends within a window of its own over one large domain per block, instead of
     sharing windows with others; v1.2 and v1.3 only. window_px is then the token's window, and
-    None for halo_px a quarter of how far the model can look (docs/defaults.md)."""
+    None for halo_px that or a quarter of how far the model can look, whichever is more."""
 
     codec: Literal["signed_power", "float32"] = "signed_power"
     """How vectors are stored; signed_power is the int8 rule of the public archives."""
@@ -105,8 +112,16 @@ class EmbedConfig:
         p = self.patch_size
         halo = self.halo_px
         if halo is None:
-            halo = p * math.ceil(SEAM_FREE_HALO * reach_px / p)
-        return self.block_px // p * p + 2 * halo, halo
+            neighborhood_px = self.window_px or SEAM_FREE_NEIGHBORHOOD_PATCHES * p
+            halo = max(neighborhood_px, p * math.ceil(SEAM_FREE_HALO * reach_px / p))
+        return self.resolved_block_px // p * p + 2 * halo, halo
+
+    @property
+    def resolved_block_px(self) -> int:
+        """The block's side as asked for; the layout rounds it to whole cores."""
+        if self.block_px is not None:
+            return self.block_px
+        return max(DEFAULT_BLOCK_PX, 256 * self.patch_size if self.seam_free else 0)
 
     @property
     def cell_px(self) -> int:

@@ -197,7 +197,7 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         patch_size=config.patch_size,
         window_px=window_px,
         halo_px=halo_px,
-        block_px=config.block_px,
+        block_px=config.resolved_block_px,
     )
     padded = Grid(crs=grid.crs, transform=grid.transform, shape_yx=layout.shape_yx)
     resolved = EmbedPlan(
