@@ -106,6 +106,7 @@ class Model:
     ) -> None:
         self.device = _device(device)
         self.precision, _ = choose_precision(precision, self.device)
+        self._asked_precision = precision  # the engine says why "auto" became what it is
         check_compile(compile)
         self.compile = compile
         self.encoder = encoder.to(self.device).eval()
@@ -120,7 +121,7 @@ class Model:
 
         It copies the weights: after changing those of ``encoder``, ``del model.engine``.
         """
-        return fast_encoder(self.encoder, precision=self.precision, compile=self.compile)
+        return fast_encoder(self.encoder, precision=self._asked_precision, compile=self.compile)
 
     @property
     def config(self) -> ModelConfig:
