@@ -110,8 +110,6 @@ def scene(  # noqa: PLR0917
     out: Annotated[Path, typer.Option(help="CSV to write.")] = Path("scene.csv"),
 ) -> None:
     """Time a whole map, from reading to writing, and say what share each stage has."""
-    import torch
-
     from bocage import bench as room
 
     row = room.run_scene_benchmark(
@@ -124,5 +122,5 @@ def scene(  # noqa: PLR0917
     )
     for key, value in row.items():
         typer.echo(f"{key:15} {value:.3f}" if isinstance(value, float) else f"{key:15} {value}")
-    room.write_table(out, [row], room.describe_machine(torch.device("cpu")))
+    room.write_table(out, [row], room.describe_machine("cpu"))
     typer.echo(f"wrote 1 row to {out}")
