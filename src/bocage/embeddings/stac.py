@@ -50,8 +50,8 @@ def write_stac_item(
 ) -> Path:
     """Write a STAC Item for a store or COG of embeddings; returns its path.
 
-    By default `emb.zarr` gets `emb.zarr.stac.json` beside it. Asset links are relative where the files
-    are in the same folder. `properties` adds or replaces fields, for example
+    By default `emb.zarr` gets `emb.zarr.stac.json` beside it. Asset links are relative where the
+    files are in the same folder. `properties` adds or replaces fields, for example
     `{"emb:energy": {...}}`; `previews` maps asset keys such as "overview" to pictures.
     """
     from bocage.embeddings.open import open_raster

@@ -18,6 +18,7 @@ from bocage.imagery.handles import dataset, source_errors
 from bocage.imagery.mosaic import MosaicReader
 from bocage.imagery.pixels import Place, fill_window, place
 from bocage.imagery.rasters import Scene
+from bocage.memory import share_one_arena
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,5 +103,6 @@ def _map(function: Callable[[_Job], NDArray[Any]], jobs: Sequence[_Job]) -> Iter
     pid = os.getpid()
     if pid not in _pools:  # Threads do not survive a fork.
         _pools.clear()
+        share_one_arena()
         _pools[pid] = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "bocage-read")
     return _pools[pid].map(function, jobs)

@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 
 _TIMED_PATCHES = 40
 
+GDAL_CACHE_BYTES = 64 * 2**20
+"""Decoded blocks that GDAL keeps while a run reads. Its own default is a share of the machine's
+memory, which would fill with the scene."""
+
 WAIT_S = 0.5
 """Between looks at blocks that another process holds."""
 
@@ -338,6 +342,8 @@ def time_window(plan: EmbedPlan, encoder: WindowEncoder) -> float:
 
 
 def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
+    import rasterio
+
     pending = _pending(job, part)
     job.n_blocks_kept = len(_work(job, part)) - len(pending)
     total = sum(job.plan.layout.n_windows(block) for _, block in pending)
@@ -345,6 +351,7 @@ def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
     sums: BlockSums | None = None
     try:
         with (
+            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
             progress("embedding", total, unit="windows", enabled=show_progress) as advance,
             write,
             # Closed before the claims are released, or the reading thread could claim once more.

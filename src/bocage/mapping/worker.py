@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=np.generic)
 
-STRIP_BYTES = 64_000_000
+STRIP_BYTES = 24_000_000
 """Imagery held per strip, as float32; the strip ahead and the one in work are in memory."""
 
 

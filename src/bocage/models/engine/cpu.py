@@ -14,7 +14,6 @@ sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D widt
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bocage.memory import keep_freed_memory
 from bocage.models.attention import Block
 from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
@@ -305,18 +305,3 @@ def merge_qkv(block: Block) -> tuple[Tensor, Tensor]:
 def fold_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear map that follows a norm, with the norm's own folded in."""
     return weight * norm.weight, bias + weight @ norm.bias
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep up to 1 GiB that was freed, for the next activations.
-
-    By default glibc hands large blocks back to the system and faults every page in again: 25 % of
-    the time of the nano model (measured 2026-11-21, 2 cores).
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # not glibc
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    mallopt(m_mmap_threshold, 32 * 2**20)
-    mallopt(m_trim_threshold, 2**30)
