@@ -1,6 +1,8 @@
 """The command line run in this process: exit code, standard output, standard error."""
 
+import logging
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +21,12 @@ class Ran:
 
 @pytest.fixture
 def bocage(monkeypatch, capsys):
+    # The command line owns its process and sets levels and filters; the tests after it do not.
+    for name in ("bocage", "bocage.models.load"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(warnings, "filters", warnings.filters[:])
+
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["bocage", *map(str, arguments)])
         code = 0
