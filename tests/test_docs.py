@@ -142,7 +142,8 @@ def test_every_option_named_in_a_page_exists(page):
     for part in parts:
         for parameter in part.params:
             known.update([*parameter.opts, *parameter.secondary_opts])
-    text = re.sub(r"`python bench/[^`]*`", "", page.read_text())  # scripts have options of their own
+    # Scripts have options of their own.
+    text = re.sub(r"`python bench/[^`]*`", "", page.read_text())
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert used <= known, used - known
 
