@@ -125,7 +125,7 @@ def test_a_command_line_of_the_docs_parses(words):
         name, command, rest = command.resolve_command(parsed, rest)
         parsed = command.make_context(name, list(rest), parent=parsed)
     assert not parsed.args
-    if "model" in parsed.params and parsed.params["model"] != "NAME":
+    if parsed.params.get("model") not in (None, "", "NAME"):
         assert parsed.params["model"] in bocage_models()
 
 
