@@ -7,6 +7,8 @@ A grid becomes a Zarr v3 group of codes with the codec beside them:
     codec/  what the codec learned, an array each; its description is in the attributes
     done    one entry per finished block: a killed run goes on where it stopped
 
+Tables: see compress_table.
+
 A codec is fitted once, before the first block, on cells drawn from the whole grid, and is the same
 for every block. `open_compressed` reads the result back as float32.
 """
@@ -22,15 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bocage.embeddings.codecs.codec import Codec, training_sample, valid_rows
-from bocage.embeddings.codecs.registry import describe, make_codec, restore_codec, save_codec
-from bocage.embeddings.codecs.tables import (
-    code_column,
-    embedding_column_of,
-    import_pyarrow,
-    vectors_of,
-)
-from bocage.errors import InputError, SourceError, StoreError
+from bocage.embeddings.codecs.codec import Codec, valid_rows
+from bocage.embeddings.codecs.compress_result import CompressResult
+from bocage.embeddings.codecs.compress_table import compress_table
+from bocage.embeddings.codecs.registry import describe, make_codec, restore_codec
+from bocage.errors import InputError, StoreError
 from bocage.progress import progress, size_on_disk
 
 if TYPE_CHECKING:
@@ -42,24 +40,6 @@ _log = logging.getLogger(__name__)
 FORMAT = "bocage-codes"
 _BLOCK_CELLS = 256
 _SAMPLE_ROWS = 50_000
-_BATCH_ROWS = 16_384
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressResult:
-    """What was written."""
-
-    path: Path
-    codec: str
-    n_vectors: int
-    """Vectors with data that were encoded by this run."""
-
-    n_bytes: int
-    float_bytes: int
-    """Bytes of the same cells as float32."""
-
-    n_skipped: int = 0
-    """Blocks that an earlier run had finished."""
 
 
 def compress(
@@ -74,12 +54,19 @@ def compress(
     """Compress a grid (Zarr, COG) or a GeoParquet table of embeddings with a codec.
 
     `codec` is a name, fitted here on a sample of the source, or a fitted Codec (of the same model).
-    A grid can be resumed: run the same command again. Tables keep their other columns and get a
-    column `code` in place of the embedding.
+    A killed run goes on when the same command is run again; a finished one does nothing. Tables
+    keep their other columns and get a column `code` in place of the embedding.
     """
     path = Path(source)
     if path.suffix in (".parquet", ".geoparquet", ".gpq"):
-        return _compress_table(path, Path(out), codec, embedding_column, seed)
+        return compress_table(
+            path,
+            Path(out),
+            codec=codec,
+            embedding_column=embedding_column,
+            seed=seed,
+            show_progress=show_progress,
+        )
     return _compress_grid(source, Path(out), codec, seed, show_progress=show_progress)
 
 
@@ -312,80 +299,6 @@ def open_compressed(path: PathLike) -> CompressedGrid:
         transform=tuple(attrs["transform"]),
         group=group,
     )
-
-
-# -- tables ---------------------------------------------------------------------------------------
-
-
-def _compress_table(
-    source: Path, out: Path, codec: str | Codec, column: str, seed: int
-) -> CompressResult:
-    pyarrow = import_pyarrow()
-    try:
-        opened = pyarrow.parquet.ParquetFile(source)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise SourceError(
-            got=f"{source}, which is not readable Parquet ({error})",
-            expected="a table of embeddings",
-            fix="check the path",
-        ) from error
-    column = embedding_column_of(opened.schema_arrow.names, column)
-    if column not in opened.schema_arrow.names or opened.metadata.num_rows == 0:
-        raise InputError(
-            got=f"{source} with {opened.metadata.num_rows} rows and columns "
-            f"{', '.join(opened.schema_arrow.names)}",
-            expected=f"rows, and the column {column!r}",
-            fix="name the column of the vectors with embedding_column=",
-        )
-    fitted = _fit_on_table(opened, column, codec, seed, str(source))
-    footer = {k: v for k, v in (opened.schema_arrow.metadata or {}).items() if k != b"pandas"}
-    footer[b"emb"] = json.dumps(describe(fitted)).encode()
-    place = opened.schema_arrow.names.index(column)
-    coded = pyarrow.field("code", pyarrow.binary(fitted.code_bytes))
-    schema = opened.schema_arrow.set(place, coded).with_metadata(footer)
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        with pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for rows in opened.iter_batches(batch_size=_BATCH_ROWS):
-                part = pyarrow.Table.from_batches([rows])
-                x = vectors_of(part[column], where=str(source))
-                codes = code_column(fitted.encode(x))
-                writer.write_table(part.set_column(place, coded, codes).cast(schema))
-        partial.replace(out)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    save_codec(fitted, out.with_name(out.name + ".codec"))
-    n = opened.metadata.num_rows
-    return CompressResult(
-        path=out,
-        codec=fitted.name,
-        n_vectors=n,
-        n_bytes=out.stat().st_size,
-        float_bytes=4 * n * fitted.dims,
-    )
-
-
-def _fit_on_table(opened: Any, column: str, codec: str | Codec, seed: int, where: str) -> Codec:
-    if isinstance(codec, Codec):
-        return codec
-    groups = np.random.default_rng(seed).permutation(opened.metadata.num_row_groups)
-    parts: list[FloatArray] = []
-    n_found = 0
-    for group in groups:
-        table = opened.read_row_group(int(group), columns=[column])
-        parts.append(vectors_of(table[column], where=where))
-        n_found += len(parts[-1])
-        if n_found >= _SAMPLE_ROWS:
-            break
-    if len({part.shape[1] for part in parts}) > 1:
-        raise InputError(
-            got=f"vectors of mixed dimensions in {where}",
-            expected="one dimension for all rows",
-            fix="split the table by model",
-        )
-    sample = training_sample(np.concatenate(parts), _SAMPLE_ROWS, seed)
-    return make_codec(codec, seed=seed).fit(sample)
 
 
 def _is_json(value: Any) -> bool:
