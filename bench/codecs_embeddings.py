@@ -1,7 +1,8 @@
 """Embeddings of real imagery for the codec and search benchmarks, as .npz (x, labels, lonlat).
 
     python bench/codecs_embeddings.py india   OUT.npz [--model olmoearth-v1.2-nano] [--weights PATH]
-    python bench/codecs_embeddings.py eurosat OUT.npz
+    python bench/codecs_embeddings.py world   OUT.npz
+    python bench/codecs_embeddings.py eurosat OUT.npz [--data FOLDER]
 
 Without --weights the network is random: structure of real imagery, but no trained features.
 """
@@ -17,6 +18,7 @@ import bocage
 
 DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ORDER = ["B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
+WORLD = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
 EUROSAT = [
     "B01",
     "B02",
@@ -60,10 +62,11 @@ def encode(model, pixels: np.ndarray, patch_size: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["india", "eurosat"])
+    parser.add_argument("what", choices=["india", "world", "eurosat"])
     parser.add_argument("out")
     parser.add_argument("--model", default="olmoearth-v1.2-nano")
     parser.add_argument("--weights", default=None)
+    parser.add_argument("--data", type=Path, help="EuroSAT, a folder per class of 13-band TIFFs")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     model = bocage.load_model(options.model, weights=options.weights)
@@ -80,9 +83,20 @@ def main() -> None:
                     vectors.append(encode(model, crop, 4).reshape(256, -1))
                     places.append(centers(moved, crs, 16, 16, 4))
                     labels += [path.parent.parent.name] * 256
+    elif options.what == "world":
+        rows = [WORLD.index(band) for band in ORDER]
+        for path in sorted((DATA / "s2_100k_sample").rglob("patch_*.tif")):
+            pixels, transform, crs = read(path)
+            for top in range(0, 256, 128):  # four crops of each patch
+                for left in range(0, 256, 128):
+                    crop = pixels[rows, top : top + 64, left : left + 64]
+                    moved = transform * transform.translation(left, top)
+                    vectors.append(encode(model, crop, 4).reshape(256, -1))
+                    places.append(centers(moved, crs, 16, 16, 4))
+                    labels += [path.stem] * 256
     else:
         rows = [EUROSAT.index(band) for band in ORDER]
-        for path in sorted((DATA / "eurosat_ms_200").rglob("*.tif")):
+        for path in sorted((options.data or DATA / "eurosat_ms_200").rglob("*.tif")):
             pixels, transform, crs = read(path)
             grid = encode(model, pixels[rows], 4)
             vectors.append(grid.mean(axis=(0, 1))[None])

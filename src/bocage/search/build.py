@@ -130,6 +130,13 @@ def index(
     """
     import_pyarrow()
     options = options or IndexOptions()
+    if "://" in str(out):
+        # A path of it would be a local folder named "s3:".
+        raise ConfigError(
+            got=f"{out} as the place of a new index",
+            expected="a local folder",
+            fix="build into a folder and copy it there, index.json last; searches read it in place",
+        )
     opened = open_source(
         source,
         embedding_column=embedding_column,

@@ -76,6 +76,13 @@ def open_source(
     """Open GeoParquet files, a folder of them, or a grid of embeddings (Zarr, COG) for indexing."""
     if not isinstance(source, str | Path | list):
         return source
+    for item in source if isinstance(source, list) else [source]:
+        if "://" in str(item) and str(item).endswith((".parquet", ".geoparquet", ".gpq")):
+            raise InputError(
+                got=f"the remote table {item}",
+                expected="local GeoParquet files",
+                fix="download it first; a table is read twice from end to end",
+            )
     paths = _parquet_files(source)
     if paths:
         return TableSource(
