@@ -2,7 +2,7 @@
 
     python bench/codecs_embeddings.py india   OUT.npz [--model olmoearth-v1.2-nano] [--weights PATH]
     python bench/codecs_embeddings.py world   OUT.npz
-    python bench/codecs_embeddings.py eurosat OUT.npz [--data FOLDER]
+    python bench/codecs_embeddings.py eurosat OUT.npz [FOLDER of classes]
 
 Without --weights the network is random: structure of real imagery, but no trained features.
 """
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--model", default="olmoearth-v1.2-nano")
     parser.add_argument("--weights", default=None)
-    parser.add_argument("--data", type=Path, help="EuroSAT, a folder per class of 13-band TIFFs")
+    parser.add_argument("folder", nargs="?", type=Path, help="EuroSAT, by class, 13 bands")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     model = bocage.load_model(options.model, weights=options.weights)
@@ -96,7 +96,7 @@ def main() -> None:
                     labels += [path.stem] * 256
     else:
         rows = [EUROSAT.index(band) for band in ORDER]
-        for path in sorted((options.data or DATA / "eurosat_ms_200").rglob("*.tif")):
+        for path in sorted((options.folder or DATA / "eurosat_ms_200").rglob("*.tif")):
             pixels, transform, crs = read(path)
             grid = encode(model, pixels[rows], 4)
             vectors.append(grid.mean(axis=(0, 1))[None])
