@@ -1,5 +1,7 @@
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,24 @@ def test_a_reader_that_leaves_early_is_no_error_message():
     ran = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert ran.stdout.startswith("olmoearth")
     assert "Traceback" not in ran.stderr
+
+
+def test_ctrl_c_stops_with_a_word_about_what_is_kept(tmp_path, demo_scene):
+    command = [sys.executable, "-m", "bocage", "embed", str(demo_scene), "--out", "x.zarr"]
+    options = "--weights random --patch-size 2 --block 128 --date 2017-07-01 --level L1C"
+    process = subprocess.Popen(
+        [*command, *options.split()],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test runner in the background may ignore the signal, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("x.zarr/bocage/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "finished blocks are kept" in said and "Traceback" not in said

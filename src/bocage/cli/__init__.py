@@ -54,6 +54,9 @@ for command in COMMANDS:
 app.add_typer(bench, name="bench")
 
 
+INTERRUPTED = 130
+"""Exit code of Ctrl-C, as shells count it."""
+
 _shown: set[str] = set()
 
 
@@ -95,14 +98,15 @@ def main() -> None:
         sys.stderr.write(f"bocage: error: {error}\n")
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("stopped; finished blocks are kept, run the same command to go on\n")
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
         # A mistyped option: exit code 2 would say that part of the work is done.
         error.show()  # type: ignore[attr-defined]
         sys.exit(1)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+        sys.stderr.write("stopped; finished blocks are kept, run the same command to go on\n")
     sys.exit(code or 0)
 
 
