@@ -39,6 +39,10 @@ def test_a_reader_that_leaves_early_is_no_error_message():
     assert "Traceback" not in ran.stderr
 
 
+def heed_interrupts():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_stops_with_a_word_about_what_is_kept(tmp_path, demo_scene):
     command = [sys.executable, "-m", "bocage", "embed", str(demo_scene), "--out", "x.zarr"]
     options = "--weights random --patch-size 2 --block 128 --date 2017-07-01 --level L1C"
@@ -49,7 +53,7 @@ def test_ctrl_c_stops_with_a_word_about_what_is_kept(tmp_path, demo_scene):
         stderr=subprocess.PIPE,
         text=True,
         # A test runner in the background may ignore the signal, and its children with it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - it takes no lock
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("x.zarr/bocage/*.npz")) and time.monotonic() < deadline:
