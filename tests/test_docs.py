@@ -144,7 +144,7 @@ def test_every_option_named_in_a_page_exists(page):
             known.update([*parameter.opts, *parameter.secondary_opts])
     # Scripts have options of their own.
     text = re.sub(r"`python bench/[^`]*`", "", page.read_text())
-    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     assert used <= known, used - known
 
 

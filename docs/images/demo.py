@@ -9,18 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.windows import Window
 
 import bocage
 from bocage.errors import BocageWarning
 from bocage.mapping.demo import SCENE_DATE, scene_folder
 
-SIDE_PX = 480
+SIDE_PX = 400
 GAP_PX = 12
 
 
 def read_png(path):
     with rasterio.open(path) as source:
-        return source.read(indexes=(1, 2, 3), out_shape=(3, SIDE_PX, SIDE_PX))
+        # Without the last row and column, which are half outside the scene.
+        whole = Window(0, 0, source.width - 2, source.height - 2)
+        return source.read(indexes=(1, 2, 3), window=whole, out_shape=(3, SIDE_PX, SIDE_PX))
 
 
 def true_color():
@@ -38,7 +41,7 @@ def main():
     demo = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output") / "scene.png"
     gap = np.full((3, SIDE_PX, GAP_PX), 255, np.uint8)
     picture = np.concatenate([true_color(), gap, read_png(demo)], axis=2)
-    profile = {"driver": "PNG", "count": 3, "dtype": "uint8"}
+    profile = {"driver": "PNG", "count": 3, "dtype": "uint8", "zlevel": 9}
     out = Path(__file__).with_name("demo.png")
     with rasterio.open(
         out, "w", **profile, height=picture.shape[1], width=picture.shape[2]

@@ -5,9 +5,11 @@ encode, quantize), pipeline (the three at once), markers (what is finished), emb
 """
 
 from bocage.mapping.config import EmbedConfig
-from bocage.mapping.embed import EmbedResult, check_request, embed, time_window, window_encoder
+from bocage.mapping.embed import check_request, embed
 from bocage.mapping.plan import EmbedPlan, WindowModel, make_plan
+from bocage.mapping.result import EmbedResult
 from bocage.mapping.seams import seam_figure
+from bocage.mapping.timing import time_window, window_encoder
 
 __all__ = [
     "EmbedConfig",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,13 @@ from bocage.mapping import record
 from bocage.mapping.blend import BlockSums, Cells, finish_block
 from bocage.mapping.config import EmbedConfig
 from bocage.mapping.markers import Claim, Markers
+from bocage.mapping.part import Shard
 from bocage.mapping.pipeline import Clock, WriteBehind, read_ahead
 from bocage.mapping.plan import EmbedPlan, WindowEncoder, WindowModel, make_plan
+from bocage.mapping.result import EmbedResult
+from bocage.mapping.timing import time_window, window_encoder
 from bocage.mapping.worker import Strip, encode_strip, read_strips
-from bocage.progress import format_bytes, format_duration, progress, size_on_disk
-from bocage.sensors import SENSORS
+from bocage.progress import progress
 from bocage.types import PathLike
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TIMED_PATCHES = 40
-
 GDAL_CACHE_BYTES = 64 * 2**20
 """Decoded blocks that GDAL keeps while a run reads. Its own default is a share of the machine's
 memory, which would fill with the scene."""
@@ -44,77 +43,11 @@ WAIT_S = 0.5
 """Between looks at blocks that another process holds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbedResult:
-    """What a run wrote and what it took."""
-
-    path: Path
-    """The Zarr store or the COG."""
-
-    files: tuple[Path, ...]
-    """Everything written, sidecars too."""
-
-    n_windows: int
-    """Windows encoded in this run; 0 if everything was there already."""
-
-    n_blocks_kept: int
-    """Blocks that were finished before this run."""
-
-    n_blocks_to_go: int = 0
-    """Blocks that other parts of a shared run still have to write."""
-
-    valid_fraction: float
-    """Share of the output's cells that hold a vector."""
-
-    wall_s: float
-    clock: Clock
-
-    def __str__(self) -> str:
-        lines = [f"wrote    {p}  ({format_bytes(size_on_disk(p))})" for p in self.files]
-        if self.n_windows:
-            c = self.clock
-            lines.append(
-                f"took     {format_duration(self.wall_s)} (reading {c.read_s:.1f} s, encoding "
-                f"{c.encode_s:.1f} s, writing {c.write_s:.1f} s, at the same time)"
-            )
-        elif self.n_blocks_to_go == 0:
-            lines.append("nothing to do: every block was finished before")
-        if self.n_blocks_to_go:
-            lines.append(f"to go    {self.n_blocks_to_go} block(s): run the other parts")
-            return "\n".join(lines)
-        lines.append(f"valid    {self.valid_fraction:.1%} of the cells")
-        lines.append(
-            f"open     bocage.open_embeddings({str(self.path)!r})   or: "
-            f"bocage preview {shlex.quote(str(self.path))}"
-        )
-        return "\n".join(lines)
-
-
 def check_request(out: Path, shard: str | None) -> None:
     """Refuse a name or a part that cannot be, before anything is opened; `embed` does so too."""
     if shard is not None:
         Shard.parse(shard)
     _is_cog(out)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One part of a run that many machines share: part ``index`` of ``count``, from 1."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read "3/40"; ConfigError for anything else."""
-        index, slash, count = text.partition("/")
-        if slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
-            return cls(index=int(index), count=int(count))
-        raise ConfigError(
-            got=f"--shard {text}",
-            expected="a part and a number of parts such as 3/40, counted from 1",
-            fix="use --shard 1/2 on one machine and --shard 2/2 on the other",
-        )
 
 
 @dataclass(kw_only=True)
@@ -192,22 +125,6 @@ def embed(
             report(f"resume   {n_done} block(s) are encoded, {len(missing)} to go")
     _run(job, part, show_progress)
     return _finish(job, out, is_cog, request, time.perf_counter() - start)
-
-
-def window_encoder(model: WindowModel, plan: EmbedPlan) -> WindowEncoder:
-    """The model's function of a batch of windows, or of one domain, for a plan."""
-    if plan.config.seam_free:
-        return model.domain_encoder(
-            patch_size=plan.config.patch_size,
-            neighborhood_px=plan.config.window_px,
-            output=plan.config.output,
-            location_query_patch_size=plan.config.query_px,
-        )
-    return model.window_encoder(
-        patch_size=plan.config.patch_size,
-        output=plan.config.output,
-        location_query_patch_size=plan.config.query_px,
-    )
 
 
 def _config(config: EmbedConfig | None, options: dict[str, Any]) -> EmbedConfig:
@@ -321,26 +238,6 @@ def _pending(job: _Job, part: Shard | None) -> list[tuple[int, Block]]:
     return [(y, b) for y, b in _work(job, part) if not job.markers.is_encoded(_key(y, b))]
 
 
-def time_window(plan: EmbedPlan, encoder: WindowEncoder) -> float:
-    """Seconds per window on this machine, from about a fiftieth of the run at most."""
-    # A domain of seam-free inference is large; its time goes with its area.
-    side = min(plan.layout.window_px, _TIMED_PATCHES * plan.config.patch_size)
-    n = max(1, min(plan.batch_size, plan.n_windows // 50))
-    steps = max(len(indices) for _, indices in plan.steps)
-    rng = np.random.default_rng(0)
-    values = {}
-    for name in plan.sensors:
-        bands = SENSORS[name].bands
-        mean = np.array([b.mean for b in bands], np.float32)[:, None, None]
-        noise = rng.standard_normal((n, steps, len(bands), side, side), dtype=np.float32)
-        values[name] = mean * (1 + np.float32(0.1) * noise)
-    stamps = np.tile(np.array([[1, 6, 2020]]), (n, steps, 1))
-    encoder({name: x[:1] for name, x in values.items()}, stamps[:1])
-    start = time.perf_counter()
-    encoder(values, stamps)
-    return (time.perf_counter() - start) / n * (plan.layout.window_px / side) ** 2
-
-
 def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
     import rasterio
 
@@ -445,46 +342,46 @@ def _finish(
 ) -> EmbedResult:
     from bocage.embeddings import export_cog, write_stac_item
 
+    if is_cog and out.exists() and _is_same(record.read(out), job.plan):
+        # Another process of this run was faster, and the scratch store is gone.
+        return _result(out, job.plan, record.read(out))
     everything = _work(job, None)
     done = [work for work in everything if job.markers.is_done(_key(*work))]
-    if len(done) < len(everything):
-        # A part of a shared run: whoever finishes last writes the sidecars.
-        valid = _valid_fraction(job, done)
-        return EmbedResult(
-            path=out,
-            files=(out,),
-            n_windows=job.n_windows,
-            n_blocks_kept=job.n_blocks_kept,
-            n_blocks_to_go=len(everything) - len(done),
-            valid_fraction=valid,
-            wall_s=wall_s,
-            clock=job.clock,
-        )
-    valid = _valid_fraction(job, everything)
-    if valid == 0:
+    valid = _valid_fraction(job, done)
+    files = [out]
+    if len(done) == len(everything):
+        with job.markers.exclusive("finish"):
+            if valid == 0:
+                _refuse_empty(job, is_cog)
+            if is_cog:
+                export_cog(job.store, out, codec=job.plan.config.codec, overwrite=True)
+            if not _is_same(record.read(out), job.plan):
+                seconds = {"wall": round(wall_s, 3), **asdict(job.clock)}
+                record.write(out, job.plan, request, valid_fraction=valid, seconds=seconds)
+            files += [record.path_of(out), write_stac_item(out)]
+            job.markers.tidy()
         if is_cog:
             shutil.rmtree(job.store)
-        raise InputError(
-            got=f"no usable pixel in {', '.join(job.plan.sources[:3]) or 'the stack'}",
-            expected="imagery with data",
-            fix="check the nodata value, the cloud mask (--no-cloud-mask) and the area",
-        )
-    if is_cog:
-        export_cog(job.store, out, codec=job.plan.config.codec, overwrite=True)
-    if record.read(out) is None:
-        record.write(out, job.plan, request, valid_fraction=valid, clock=job.clock, wall_s=wall_s)
-    item = write_stac_item(out)
-    job.markers.tidy()
-    if is_cog:
-        shutil.rmtree(job.store)
+    # Else a part of a shared run: whoever finishes last writes the sidecars.
     return EmbedResult(
         path=out,
-        files=(out, record.path_of(out), item),
+        files=tuple(files),
         n_windows=job.n_windows,
         n_blocks_kept=job.n_blocks_kept,
+        n_blocks_to_go=len(everything) - len(done),
         valid_fraction=valid,
         wall_s=wall_s,
         clock=job.clock,
+    )
+
+
+def _refuse_empty(job: _Job, is_cog: bool) -> None:
+    if is_cog:
+        shutil.rmtree(job.store)
+    raise InputError(
+        got=f"no usable pixel in {', '.join(job.plan.sources[:3]) or 'the stack'}",
+        expected="imagery with data",
+        fix="check the nodata value, the cloud mask (--no-cloud-mask) and the area",
     )
 
 
@@ -494,8 +391,12 @@ def _valid_fraction(job: _Job, work: list[tuple[int, Block]]) -> float:
     return sum(f["n_valid"] for f in facts) / n_cells if n_cells else 0.0
 
 
+def _is_same(finished: dict[str, Any] | None, plan: EmbedPlan) -> bool:
+    return finished is not None and finished.get("fingerprint") == plan.fingerprint
+
+
 def _check_same(out: Path, finished: dict[str, Any] | None, plan: EmbedPlan) -> None:
-    if finished is None or finished.get("fingerprint") != plan.fingerprint:
+    if not _is_same(finished, plan):
         raise StoreError(
             got=f"{out}, which exists"
             + (

@@ -11,6 +11,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +41,10 @@ class Markers:
         with naming_failures(self.store):
             self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "identity.json"
-        if not path.exists():
-            write_file(path, json.dumps(identity, indent=1, sort_keys=True).encode())
-            return
-        theirs = json.loads(path.read_text())
+        with self.exclusive("identity"):
+            if not path.exists():
+                write_file(path, json.dumps(identity, indent=1, sort_keys=True).encode())
+            theirs = json.loads(path.read_text())
         if theirs != identity:
             raise StoreError(
                 got=f"{self.store} made with {_difference(theirs, identity)}",
@@ -80,6 +83,16 @@ class Markers:
             os.close(handle)
             return None
         return Claim(handle)
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Do something that only one process may do at a time; waits for its turn."""
+        while (claim := self.claim(name)) is None:
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            claim.release()
 
     def tidy(self) -> None:
         """Remove locks, parts and what killed runs left, once every block is finished."""

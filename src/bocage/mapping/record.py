@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 from bocage._version import __version__
 from bocage.embeddings.atomic import write_file
 from bocage.errors import ConfigError
-from bocage.mapping.pipeline import Clock
 from bocage.mapping.plan import EmbedPlan
 
 _PACKAGES = ("numpy", "torch", "xarray", "zarr", "rasterio")
@@ -40,8 +38,7 @@ def write(
     request: dict[str, Any] | None,
     *,
     valid_fraction: float,
-    clock: Clock,
-    wall_s: float,
+    seconds: dict[str, float],
 ) -> Path:
     """Write the record beside the output, in one step."""
     content = {
@@ -56,7 +53,7 @@ def write(
             "years": list(plan.years),
             "valid_fraction": valid_fraction,
         },
-        "seconds": {"wall": round(wall_s, 3), **asdict(clock)},
+        "seconds": seconds,
         "versions": {
             "python": sys.version.split()[0],
             "platform": platform.platform(),
