@@ -41,10 +41,11 @@ class Markers:
         with naming_failures(self.store):
             self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "identity.json"
-        with self.exclusive("identity"):
-            if not path.exists():
-                write_file(path, json.dumps(identity, indent=1, sort_keys=True).encode())
-            theirs = json.loads(path.read_text())
+        if not path.exists():
+            with self.exclusive("identity"):
+                if not path.exists():
+                    write_file(path, json.dumps(identity, indent=1, sort_keys=True).encode())
+        theirs = json.loads(path.read_text())
         if theirs != identity:
             raise StoreError(
                 got=f"{self.store} made with {_difference(theirs, identity)}",
