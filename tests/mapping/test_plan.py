@@ -1,0 +1,92 @@
+"""Which dates make one embedding, how windows share batches, and how long a plan says it takes."""
+
+import time
+
+import numpy as np
+import pytest
+
+from bocage import embed, open_embeddings, open_stack
+from bocage.errors import InputError
+from bocage.mapping import EmbedConfig, make_plan, time_window
+from bocage.mapping.worker import encode_strip, read_strips
+
+from .conftest import PatchMean, write_scene
+
+OPTIONS = {"patch_size": 4, "window_px": 32, "halo_px": 8, "codec": "float32"}
+
+
+@pytest.fixture
+def two_years(tmp_path):
+    arrays = {}
+    for year in (2023, 2024):
+        folder = tmp_path / str(year)
+        folder.mkdir()
+        path, arrays[year] = write_scene(folder, (64, 64), seed=year)
+        path.rename(path.with_name(f"S2_{year}0701.tif"))
+    paths = [tmp_path / str(year) / f"S2_{year}0701.tif" for year in (2023, 2024)]
+    return open_stack(paths), arrays
+
+
+def cells(x):
+    return x.reshape(12, 16, 4, 16, 4).mean(axis=(2, 4)) / 10000
+
+
+def test_each_calendar_year_becomes_an_embedding_of_its_own_dates(two_years, tmp_path):
+    stack, arrays = two_years
+    out = tmp_path / "x.zarr"
+    embed(stack, PatchMean(), out=out, period="year", **OPTIONS)
+    emb = open_embeddings(out)
+    assert emb["time"].values.tolist() == [2023, 2024]
+    for index, year in enumerate((2023, 2024)):
+        np.testing.assert_allclose(emb.values[index], cells(arrays[year]), atol=1e-6)
+
+
+def test_more_than_a_year_as_one_embedding_is_refused_with_the_way_out(two_years, tmp_path):
+    stack, _ = two_years
+    stretched = stack.assign_coords(time=np.array(["2023-01-01", "2024-07-01"], "datetime64[ns]"))
+    with pytest.raises(InputError, match="--period year"):
+        make_plan(stretched, PatchMean(), EmbedConfig(**OPTIONS))
+    season = stack.assign_coords(time=np.array(["2023-10-01", "2024-09-30"], "datetime64[ns]"))
+    assert make_plan(season, PatchMean(), EmbedConfig(**OPTIONS)).years == (2024,)
+
+
+class Adding:
+    def add(self, window, x):
+        """Sums do not matter here."""
+
+
+def test_windows_that_miss_nothing_never_share_a_batch_with_those_that_do(tmp_path):
+    path, _ = write_scene(tmp_path, (160, 160), missing=(slice(0, 50), slice(0, 50)))
+    stack = open_stack(path)
+    plan = make_plan(stack, PatchMean(), EmbedConfig(**OPTIONS, batch_size=1000))
+    batches = []
+
+    def encoder(values, timestamps):
+        x = values["sentinel2_l2a"]
+        batches.append(np.isnan(x).any(axis=(1, 2, 3, 4)))
+        return np.zeros((len(x), 8, 8, 12), np.float32)
+
+    (block,) = plan.layout.blocks()
+    done = 0
+    for strip in read_strips(stack, plan, block, 2024):
+        done += sum(encode_strip(strip, plan, encoder, Adding()))
+    assert done == plan.n_windows
+    assert {bool(b.all()) for b in batches} == {True, False}
+    assert all(b.all() or not b.any() for b in batches)
+    # Windows without a single pixel of data are not encoded at all.
+    assert sum(len(b) for b in batches) < plan.n_windows
+
+
+def test_the_time_of_a_large_domain_grows_with_its_area(scene):
+    stack, _ = scene
+    config = EmbedConfig(patch_size=1, window_px=160, halo_px=0, block_px=160)
+    plan = make_plan(stack, PatchMean(), config)
+
+    def encoder(values, timestamps):
+        side = values["sentinel2_l2a"].shape[-1]
+        time.sleep(side**2 / 160**2 * 0.8)
+        return np.zeros((1, side, side, 12), np.float32)
+
+    # A sixteenth of the area is timed, so a window is said to take sixteen times that.
+    assert plan.layout.window_px == 160
+    assert time_window(plan, encoder) == pytest.approx(0.8, rel=0.3)
