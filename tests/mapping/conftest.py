@@ -14,6 +14,7 @@ class PatchMean:
 
     name = "patch-mean"
     weights_id = "none"
+    precision = "fp32"
 
     def dims(self, output="auto"):
         return 12

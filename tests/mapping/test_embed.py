@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rioxarray  # noqa: F401 - gives DataArrays their .rio
 
-from bocage import embed, open_embeddings, open_stack
+from bocage import composite, embed, open_embeddings, open_stack
 from bocage.errors import ConfigError, InputError, StoreError
 from bocage.mapping import EmbedConfig, make_plan
 
@@ -126,6 +126,25 @@ def test_a_finished_run_does_nothing_and_another_configuration_is_refused(scene,
     with pytest.raises(StoreError, match="halo_px 8 instead of 4"):
         embed(stack, PatchMean(), out=out, **(OPTIONS | {"halo_px": 4}))
     assert files(out) == before
+
+
+def test_what_changes_values_but_not_names_is_another_configuration_too(tmp_path):
+    path, _ = write_scene(tmp_path, (64, 64))
+    embed(open_stack(path), PatchMean(), out=tmp_path / "x.zarr", **OPTIONS)
+
+    class Rounded(PatchMean):
+        precision = "bf16"
+
+    with pytest.raises(StoreError, match="precision fp32 instead of bf16"):
+        embed(open_stack(path), Rounded(), out=tmp_path / "x.zarr", **OPTIONS)
+    for options in ({"offset": 1.0}, {"cloud_mask": False}):
+        with pytest.raises(StoreError, match="reading"):
+            stack = open_stack(path, **options)
+            embed(stack, PatchMean(), out=tmp_path / "x.zarr", **OPTIONS)
+    with pytest.raises(StoreError, match="reading"):
+        stack = composite(open_stack(path), period="month")
+        stack = stack.assign_coords(time=open_stack(path)["time"].values)
+        embed(stack, PatchMean(), out=tmp_path / "x.zarr", **OPTIONS)
 
 
 @pytest.mark.parametrize("order", [("1/3", "2/3", "3/3"), ("3/3", "1/3", "2/3")])

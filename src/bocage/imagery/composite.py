@@ -46,7 +46,11 @@ def composite(stack: xr.Dataset, *, period: str = "month", method: str = "median
     steps = np.unique(starts)
     groups = tuple(tuple(int(i) for i in np.flatnonzero(starts == step)) for step in steps)
     readers = {s: CompositeReader(reader_of(stack[s]), groups, method) for s in sensors}
-    attrs = {k: v for k, v in stack.attrs.items() if not str(k).startswith("bocage_")}
+    attrs = {
+        k: v
+        for k, v in stack.attrs.items()
+        if k == "bocage_options" or not str(k).startswith("bocage_")
+    }
     return make_stack(
         readers,
         grid=stack_grid(stack),

@@ -113,7 +113,14 @@ def open_stack(
         dates=opened.dates,
         sources=opened.sources,
         dates_known=opened.dates_known,
+        attrs={"bocage_options": _reading(options)},
     )
+
+
+def _reading(options: OpenOptions) -> str:
+    """The options that change values, as text: two stacks of the same files may differ by them."""
+    names = ("bands", "scale", "offset", "cloud_mask", "resolution_m")
+    return "; ".join(f"{name}={getattr(options, name)!r}" for name in names)
 
 
 def _search(

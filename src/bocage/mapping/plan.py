@@ -39,6 +39,7 @@ class WindowModel(Protocol):
 
     name: str
     weights_id: str
+    precision: str
 
     def tokens_per_cell(self, sensor: str) -> int:
         """Tokens of one patch at one date."""
@@ -84,8 +85,12 @@ class EmbedPlan:
 
     dates: tuple[str, ...]
     sources: tuple[str, ...]
+    reading: tuple[str, ...]
+    """How the sources were read and composited, where that changes values."""
+
     model: str
     weights_id: str
+    precision: str
     dims: int
     tokens_per_cell: int
     """Tokens of a patch when no date or sensor is missing."""
@@ -123,6 +128,9 @@ class EmbedPlan:
         return {
             "model": self.model,
             "weights": self.weights_id,
+            "precision": self.precision,
+            "neighborhood_px": self.config.window_px if self.config.seam_free else None,
+            "reading": list(self.reading),
             "patch_size": self.config.patch_size,
             "window_px": self.layout.window_px,
             "halo_px": self.layout.halo_px,
@@ -209,8 +217,14 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         steps=steps,
         dates=tuple(str(t) for t in times),
         sources=tuple(str(s) for s in stack.attrs.get("bocage_sources", ())),
+        reading=tuple(
+            str(stack.attrs[name])
+            for name in ("bocage_options", "bocage_composite")
+            if name in stack.attrs
+        ),
         model=model.name,
         weights_id=model.weights_id,
+        precision=model.precision,
         dims=model.dims(config.output),
         tokens_per_cell=tokens_per_cell,
         value_scale=model.value_scale(config.output),
