@@ -1,0 +1,1 @@
+"""From labels to maps: labels, probes, prediction, suites of tasks."""

@@ -1,0 +1,1 @@
+"""From imagery to a model: samples, masking, losses, the training loop, export."""

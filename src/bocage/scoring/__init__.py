@@ -1,0 +1,1 @@
+"""Numbers with intervals: splits on the ground, metrics, bootstrap, paired tests."""
