@@ -21,23 +21,9 @@ from bocage.embeddings.codecs.study.dimension import (
     spectrum,
     two_nn,
 )
-from bocage.embeddings.codecs.study.folds import random_folds, spatial_folds
-from bocage.embeddings.codecs.study.paired import (
-    bootstrap_interval,
-    equivalence,
-    holm,
-    mcnemar,
-    non_inferiority,
-)
 from bocage.embeddings.codecs.study.report import pareto, storage_cost
-from bocage.embeddings.codecs.study.scores import (
-    cosine_distances,
-    f1_per_class,
-    knn_distances,
-    retrieval_recall,
-    true_neighbors,
-)
 from bocage.errors import ConfigError, InputError
+from bocage.scoring.folds import random_folds
 
 
 @pytest.fixture(scope="module")
@@ -48,120 +34,6 @@ def labelled() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x = rng.normal(0, 0.45, (6, 48))[y] + rng.normal(0, 0.7, (300, 48)) + 0.5
     places = rng.uniform(-40, 40, (30, 2))[np.arange(300) // 10] + rng.normal(0, 0.01, (300, 2))
     return x.astype(np.float32), np.array(list("abcdef"))[y], places
-
-
-# -- folds ----------------------------------------------------------------------------------------
-
-
-def test_random_folds_have_equal_shares_of_every_class(labelled) -> None:
-    _, labels, _ = labelled
-    folds = random_folds(labels, 5, seed=0)
-    for label in np.unique(labels):
-        assert np.bincount(folds.fold[labels == label]).tolist() == [10] * 5
-
-
-def test_spatial_folds_never_split_a_block(labelled) -> None:
-    _, _, places = labelled
-    folds = spatial_folds(places, 5, seed=0, block_km=20)
-    for block in np.unique(folds.block):
-        assert len(np.unique(folds.fold[folds.block == block])) == 1
-    sizes = np.bincount(folds.fold)
-    assert sizes.max() <= 1.5 * sizes.min()
-    # Blocks are squares on the ground: 20 km is 20 km at 40 degrees too.
-    at_40 = np.stack([np.linspace(0, 5, 500), np.full(500, 40.0)], axis=1)
-    n_blocks = len(np.unique(spatial_folds(at_40, 5, 0, block_km=20).block))
-    assert n_blocks == pytest.approx(5 * 111.2 * np.cos(np.radians(40)) / 20, abs=1.5)
-    with pytest.raises(InputError, match="smaller blocks"):
-        spatial_folds(places[:10], 5, 0, block_km=500)
-    with pytest.raises(InputError, match="EPSG:4326"):
-        spatial_folds(places * 10_000, 5, 0)
-
-
-# -- statistics -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 9), (10, 10), (40, 61), (1, 0)])
-def test_mcnemar_equals_statsmodels(gained: int, lost: int) -> None:
-    sm = pytest.importorskip("statsmodels.stats.contingency_tables")
-    table = [[500, lost], [gained, 100]]
-    expected = sm.mcnemar(table, exact=True).pvalue if gained + lost else 1.0
-    assert mcnemar(gained, lost) == pytest.approx(expected, rel=1e-9)
-
-
-def test_equivalence_holds_its_level_by_simulation() -> None:
-    # True loss exactly at the margin: at most 5 % of studies may call it equivalent.
-    rng = np.random.default_rng(0)
-    n, margin = 2000, 0.02
-    called = []
-    for _ in range(3000):
-        _, gained, lost = rng.multinomial(n, [0.94, 0.02, 0.04])
-        called.append(equivalence(int(gained), int(lost), n, margin) < 0.05)
-    assert 0.03 < np.mean(called) < 0.06
-    # And with no true difference it is usually found.
-    power = []
-    for _ in range(500):
-        _, gained, lost = rng.multinomial(n, [0.98, 0.01, 0.01])
-        power.append(equivalence(int(gained), int(lost), n, margin) < 0.05)
-    assert np.mean(power) > 0.95
-
-
-def test_equivalence_of_unchanged_samples_needs_enough_of_them() -> None:
-    # With no discordant pair Tango's statistic is sqrt(n d / (1 - d)): 540 samples at half a point.
-    assert equivalence(0, 0, 530, 0.005) > 0.05 > equivalence(0, 0, 550, 0.005)
-    assert non_inferiority(30, 0, 500, 0.005) < 1e-6
-    assert non_inferiority(0, 30, 500, 0.005) > 0.99
-
-
-def test_holm_equals_statsmodels() -> None:
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
-    p = np.array([0.04, 0.001, 0.2, 0.012, 0.9, 0.011])
-    np.testing.assert_allclose(holm(p), multitest.multipletests(p, method="holm")[1])
-    assert holm(np.array([])).size == 0
-
-
-def test_block_bootstrap_is_wider_where_samples_of_a_block_agree() -> None:
-    rng = np.random.default_rng(0)
-    block = np.repeat(np.arange(40), 25)
-    values = rng.normal(size=40)[block]
-    low, high = bootstrap_interval(values)
-    wide_low, wide_high = bootstrap_interval(values, block=block)
-    assert (wide_high - wide_low) > 3 * (high - low)
-    # Standard error of the mean of 40 blocks.
-    expected = 2 * 1.96 * np.unique(values).std() / np.sqrt(40)
-    assert wide_high - wide_low == pytest.approx(expected, rel=0.2)
-
-
-# -- scores ---------------------------------------------------------------------------------------
-
-
-def test_f1_equals_scikit_learn() -> None:
-    from sklearn.metrics import f1_score
-
-    rng = np.random.default_rng(0)
-    y, p = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
-    np.testing.assert_allclose(f1_per_class(y, p, 4), f1_score(y, p, average=None), rtol=1e-6)
-
-
-def test_votes_equal_scikit_learn_on_distances_without_ties() -> None:
-    from sklearn.neighbors import KNeighborsClassifier
-
-    rng = np.random.default_rng(0)
-    distance = rng.random((40, 90))
-    labels = rng.integers(0, 3, 90)
-    model = KNeighborsClassifier(5, metric="precomputed").fit(np.zeros((90, 90)), labels)
-    np.testing.assert_array_equal(knn_distances(distance, labels), model.predict(distance))
-
-
-def test_recall_never_counts_the_query_itself() -> None:
-    x = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
-    queries = np.arange(0, 200, 10)
-    truth = true_neighbors(x, queries, 10)
-    assert not (truth == queries[:, None]).any()
-    assert retrieval_recall(cosine_distances(x[queries], x), queries, truth) == 1.0
-    # Distances that know only the query itself find nothing but chance.
-    blind = np.ones((len(queries), 200))
-    blind[np.arange(len(queries)), queries] = 0
-    assert retrieval_recall(blind, queries, truth) < 0.2
 
 
 # -- dimension ------------------------------------------------------------------------------------

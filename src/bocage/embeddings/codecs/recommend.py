@@ -17,13 +17,13 @@ from bocage.embeddings.codecs.codec import check_vectors, training_sample, valid
 from bocage.embeddings.codecs.reduced import Reduced
 from bocage.embeddings.codecs.registry import make_codec
 from bocage.embeddings.codecs.study.evaluate import StudyOptions, evaluate
-from bocage.embeddings.codecs.study.paired import holm, non_inferiority
-from bocage.embeddings.codecs.study.scores import (
+from bocage.errors import ConfigError, InputError
+from bocage.scoring.paired import holm, non_inferiority
+from bocage.scoring.scores import (
     cosine_distances,
     retrieval_recall,
     true_neighbors,
 )
-from bocage.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,10 +14,11 @@ from bocage.embeddings.codecs.codec import Codec, check_vectors, valid_rows
 from bocage.embeddings.codecs.reduced import Reduced
 from bocage.embeddings.codecs.registry import make_codec
 from bocage.embeddings.codecs.study.dimension import bit_imbalance, describe_vectors
-from bocage.embeddings.codecs.study.folds import Folds, random_folds, spatial_folds
-from bocage.embeddings.codecs.study.paired import Paired, compare, holm
 from bocage.embeddings.codecs.study.report import storage_cost, write_report
-from bocage.embeddings.codecs.study.scores import (
+from bocage.errors import ConfigError, InputError
+from bocage.scoring.folds import Folds, random_folds, spatial_folds
+from bocage.scoring.paired import Paired, compare, holm
+from bocage.scoring.scores import (
     cosine_distances,
     f1_per_class,
     knn_cosine,
@@ -26,7 +27,6 @@ from bocage.embeddings.codecs.study.scores import (
     retrieval_recall,
     true_neighbors,
 )
-from bocage.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

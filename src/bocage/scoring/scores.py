@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bocage.embeddings.codecs.codec import row_blocks
 from bocage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,7 +120,9 @@ def _nearest(distance: NDArray[np.floating], queries: NDArray[np.intp], k: int) 
     distance = distance.astype(np.float64)
     distance[np.arange(len(queries)), queries] = np.inf
     found = np.empty((len(queries), k), np.intp)
-    for rows in row_blocks(len(queries), distance.shape[1], n_values=1 << 22):
+    step = max(1, (1 << 22) // distance.shape[1])  # scratch arrays of 32 MB
+    for start in range(0, len(queries), step):
+        rows = slice(start, start + step)
         found[rows] = np.argsort(distance[rows], axis=1, kind="stable")[:, :k]
     return found
 
