@@ -23,7 +23,7 @@ from bocage.embeddings.codecs.study.dimension import (
 )
 from bocage.embeddings.codecs.study.report import pareto, storage_cost
 from bocage.errors import ConfigError, InputError
-from bocage.scoring.folds import random_folds
+from bocage.scoring.folds import make_folds
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_baseline_scores_are_those_of_scikit_learn(study, labelled) -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
     x, labels, _ = labelled
-    folds = random_folds(np.unique(labels, return_inverse=True)[1], 3, seed=0)
+    folds = make_folds("random", n_folds=3, labels=labels)
     right = np.zeros(len(x), bool)
     for i in range(3):
         train, test = folds.fold != i, folds.fold == i

@@ -16,7 +16,8 @@ from bocage.embeddings.codecs.registry import make_codec
 from bocage.embeddings.codecs.study.dimension import bit_imbalance, describe_vectors
 from bocage.embeddings.codecs.study.report import storage_cost, write_report
 from bocage.errors import ConfigError, InputError
-from bocage.scoring.folds import Folds, random_folds, spatial_folds
+from bocage.scoring.folds import Folds, make_folds
+from bocage.scoring.location import predict_by_location
 from bocage.scoring.paired import Paired, compare, holm
 from bocage.scoring.scores import (
     cosine_distances,
@@ -129,15 +130,29 @@ def evaluate(
         options=options,
         model=model,
     )
-    splits = [random_folds(y, options.n_folds, options.seed)]
+    splits = [
+        make_folds("random", n_folds=options.n_folds, labels=y, lonlat=places, seed=options.seed)
+    ]
     if places is None:
         result.notes.append(
             "no places were given: scores of random folds may be memory of neighbors"
         )
     else:
         splits.append(
-            spatial_folds(places, options.n_folds, options.seed, block_km=options.block_km)
+            make_folds(
+                "spatial",
+                n_folds=options.n_folds,
+                lonlat=places,
+                block_m=1000 * options.block_km,
+                seed=options.seed,
+            )
         )
+        for folds in splits:
+            by_place = float((predict_by_location(folds, y) == y).mean())
+            result.notes.append(
+                f"{folds.name} folds: the nearest sample on the ground, by location only, is right "
+                f"for {by_place:.4f}; what features add is what they score beyond it"
+            )
     names = _usable(options.codecs, x.shape[1], result)
     for folds in splits:
         task = _Task(x=x, y=y, folds=folds, options=options, n_classes=len(classes))
@@ -158,7 +173,7 @@ class _Task:
 
     def rows(self, fold: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Training and test rows of a fold."""
-        return np.flatnonzero(self.folds.fold != fold), np.flatnonzero(self.folds.fold == fold)
+        return self.folds.train(fold), self.folds.test(fold)
 
 
 @dataclass(kw_only=True)
