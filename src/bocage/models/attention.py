@@ -133,8 +133,12 @@ class Block(nn.Module):
         context: Tensor | None = None,
         context_positions: Tensor | None = None,
         context_valid: Tensor | None = None,
+        branch_scale: Tensor | None = None,
     ) -> Tensor:
-        """See Attention.forward; the context is read as it is, without this block's norm."""
+        """See Attention.forward; the context is read as it is, without this block's norm.
+
+        ``branch_scale`` [2, B] multiplies the two branches in place of random stochastic depth.
+        """
         attended = self.attn(
             self.norm1(x),
             positions,
@@ -142,11 +146,14 @@ class Block(nn.Module):
             context_positions=context_positions,
             context_valid=context_valid,
         )
-        x = x + self._drop(attended)
-        return x + self._drop(self.mlp(self.norm2(x)))
+        scales = (None, None) if branch_scale is None else branch_scale.unbind(0)
+        x = x + self._drop(attended, scales[0])
+        return x + self._drop(self.mlp(self.norm2(x)), scales[1])
 
-    def _drop(self, branch: Tensor) -> Tensor:
+    def _drop(self, branch: Tensor, scale: Tensor | None) -> Tensor:
         """Stochastic depth: skip the branch for a random share of samples in training."""
+        if scale is not None:
+            return branch * scale[:, None, None].to(branch.dtype)
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bocage.models.attention import Block
 from bocage.models.config import ModelConfig, PositionConfig
@@ -21,6 +22,7 @@ from bocage.models.packing import plan_packing
 from bocage.models.patch_embedding import PatchEmbeddings
 from bocage.models.pooler import AttentionPooler, Locations
 from bocage.models.rope import days_since_first, grid_positions
+from bocage.models.selection import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,56 @@ class Encoder(nn.Module):
             locations=locations,
         )
 
+    def encode_rows(
+        self,
+        patches: Mapping[str, Tensor],
+        selection: Selection,
+        timestamps: Tensor,
+        patch_size: int,
+        *,
+        band_keep: Mapping[str, Tensor] | None = None,
+        branch_scale: Tensor | None = None,
+        location_query_patch_size: int | None = None,
+        input_res_m: float = 10.0,
+    ) -> EncodedRows:
+        """Encode chosen tokens alone, as pretraining does; the same numbers as ``forward``.
+
+        ``patches`` [B, h, w, T, 8, 8, C] per sensor, ``timestamps`` [B, T, 3], ``band_keep``
+        [R, C] per sensor, ``branch_scale`` [depth, 2, R].
+        """
+        step = input_res_m * patch_size / 10
+        x = self.patch_embeddings.embed(patches, selection, band_keep)[selection.source]
+        x = x + self.composite_encodings.at(selection, timestamps, step)
+        positions = row_positions(self.config.positions, selection, timestamps, step)
+        valid = selection.key_valid
+        rope_positions = positions if self.config.positions.n_coordinates else None
+        for i, block in enumerate(self.blocks):
+            scale = None if branch_scale is None else branch_scale[i]
+            x = block(x, rope_positions, context_valid=valid, branch_scale=scale)
+        x = self.norm(x)
+        locations = None
+        if self.attention_pooler is not None:
+            locations = self.attention_pooler(
+                x,
+                positions[..., -2:],
+                valid,
+                grid_hw=selection.grid_hw,
+                queries_per_patch=patch_size // (location_query_patch_size or patch_size),
+                step=step * self.config.positions.coordinate_scale,
+            )
+        return EncodedRows(tokens=x, selection=selection, locations=locations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRows:
+    """Chosen tokens after the last norm."""
+
+    tokens: Tensor
+    """[R, L, D]; padding holds anything."""
+
+    selection: Selection
+    locations: Locations | None
+
 
 class ProjectAndAggregate(nn.Module):
     """Contrastive head of pretraining: the mean of the visible tokens, projected."""
@@ -148,10 +200,16 @@ class ProjectAndAggregate(nn.Module):
         super().__init__()
         self.projection = nn.Sequential(nn.Linear(width, width))
 
-    def forward(self, output: EncoderOutput) -> Tensor:
+    def forward(self, output: EncoderOutput | EncodedRows) -> Tensor:
         """One vector [B, D] per sample; location tokens are read where they exist."""
         if output.locations is not None:
             mean = output.locations.tokens.mean(dim=(1, 2))
+        elif isinstance(output, EncodedRows):
+            x, keep = output.tokens, output.selection.valid
+            if keep is None:
+                mean = x.mean(dim=1)
+            else:
+                mean = (x * keep[..., None]).sum(dim=1) / keep.sum(1, keepdim=True).clamp(min=1)
         else:
             x = flatten_tokens(list(output.tokens.values()))
             keep = torch.cat([v.flatten(1) for v in output.visible.values()], dim=1)[..., None]
@@ -188,6 +246,20 @@ def token_positions(
         days = days[:, None, None, :, None, None].expand(*shape, 1)
         grid = torch.cat((days, grid), dim=-1)
     return grid.flatten(1, -2)
+
+
+def row_positions(
+    config: PositionConfig, selection: Selection, timestamps: Tensor, step: float
+) -> Tensor:
+    """Coordinates [R, L, 2 or 3] of chosen tokens, with stamps [B, T, 3] of the samples."""
+    scale = step * config.coordinate_scale
+    axes = [selection.cell_row * scale, selection.cell_col * scale]
+    if config.n_coordinates == 3:
+        # A map has no timestep of its own and takes the first stamp, which is day 0.
+        days = functional.pad(days_since_first(timestamps), (0, 1))
+        days = days[selection.sample[:, None], selection.slot]
+        axes = [days * config.temporal_coordinate_scale, *axes]
+    return torch.stack(axes, dim=-1)
 
 
 def initialize(module: nn.Module) -> None:

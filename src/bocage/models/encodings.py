@@ -12,8 +12,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bocage.models.config import ModelConfig, PositionConfig
+from bocage.models.selection import Selection
 from bocage.sensors import SENSORS
 
 
@@ -64,6 +66,32 @@ class CompositeEncodings(nn.Module):
         parts = (bands, slot.to(bands.dtype), month.to(bands.dtype), place.to(bands.dtype))
         sizes = [max(part.shape[axis] for part in parts) for axis in range(bands.ndim - 1)]
         return torch.cat([part.expand(*sizes, -1) for part in parts], dim=-1)
+
+    def at(self, selection: Selection, timestamps: Tensor, step: float) -> Tensor:
+        """Encoding [R, L, D] of chosen tokens, with stamps [B, T, 3] of the samples."""
+        channels = torch.cat([self.per_modality_channel_embeddings[m] for m in _names(selection)])
+        bands = functional.embedding(selection.set_number, channels)
+        none = bands.new_zeros(()).expand_as(bands)
+        slot = month = place = none
+        if self.positions.n_coordinates != 3:
+            slots = torch.arange(timestamps.shape[1], device=bands.device)
+            slot = _with_zero(sincos(slots, self.quarter))[selection.slot]
+        months = _with_zero(self.month_embed(timestamps[..., 1]))  # [B, T + 1, n]
+        month = months[selection.sample[:, None], selection.slot]
+        if self.positions.encoding == "absolute":
+            table = place_table(selection.grid_hw, step, self.quarter, bands.device)
+            place = table[selection.cell_row, selection.cell_col]
+        return torch.cat([part.to(bands.dtype) for part in (bands, slot, month, place)], dim=-1)
+
+
+def _names(selection: Selection) -> dict[str, None]:
+    """Modalities of a selection in order, each once."""
+    return dict.fromkeys(m for m, _ in selection.band_sets)
+
+
+def _with_zero(table: Tensor) -> Tensor:
+    """A row of zeros after the last timestep: what a token without a date gets."""
+    return functional.pad(table, (0, 0, 0, 1))
 
 
 def sincos(coordinate: Tensor, width: int) -> Tensor:

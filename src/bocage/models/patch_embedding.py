@@ -8,14 +8,18 @@ Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bocage.models.config import ModelConfig
+from bocage.models.selection import Selection
 
 
 class PatchEmbeddings(nn.Module):
@@ -52,6 +56,29 @@ class PatchEmbeddings(nn.Module):
         )  # [B T, h, w, S, D]
         return tokens.reshape(n_batch, n_times, *tokens.shape[1:]).permute(0, 2, 3, 1, 4, 5)
 
+    def embed(
+        self,
+        patches: Mapping[str, Tensor],
+        selection: Selection,
+        band_keep: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Tokens [n, D] of a selection, from ``resized_patches`` of each modality.
+
+        ``band_keep`` [R, C] multiplies the bands of each row (band dropout).
+        """
+        parts = []
+        for picked in selection.picked:
+            bands = list(self.band_sets[picked.modality][picked.band_set])
+            x = patches[picked.modality]
+            x = x if len(bands) == x.shape[-1] else x[..., bands]
+            x = x[picked.sample, picked.cell_row, picked.cell_col, picked.time]  # [n, 8, 8, C]
+            if band_keep is not None and picked.modality in band_keep:
+                x = x * band_keep[picked.modality][:, bands][picked.row][:, None, None]
+            name = f"{picked.modality}.{picked.modality}__{picked.band_set}"
+            embedder = self.per_modality_embeddings.get_submodule(name)
+            parts.append(cast("PatchEmbedding", embedder).project(x))
+        return torch.cat(parts)
+
 
 class PatchEmbedding(nn.Module):
     """Projection of one band set: a convolution (v1) or a small pixel network (from v1.1)."""
@@ -83,6 +110,31 @@ class PatchEmbedding(nn.Module):
         x = x.reshape(n, rows // self.base, self.base, cols // self.base, self.base, -1)
         tokens: Tensor = self.proj(x.transpose(2, 3).flatten(3))  # row, column, channel fastest
         return tokens
+
+    def project(self, patches: Tensor) -> Tensor:
+        """Tokens [n, D] of patches [n, 8, 8, C]."""
+        if isinstance(self.proj, nn.Conv2d):
+            weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
+            return functional.linear(patches.flatten(1), weight, self.proj.bias)
+        tokens: Tensor = self.proj(self.pixel_proj(patches).flatten(1))
+        return tokens
+
+
+def resized_patches(values: Tensor, base: int, patch_size: int) -> Tensor:
+    """Patches [B, h, w, T, 8, 8, C] (a view) of normalized values [B, H, W, T, C]."""
+    n_batch, height, width, n_times, n_bands = values.shape
+    rows, cols = height // patch_size, width // patch_size
+    if patch_size != base:
+        by_row, by_col = (
+            resize_matrix(n, n // patch_size * base).to(values.device, values.dtype)
+            for n in (height, width)
+        )
+        # In full precision also where the network runs in bf16, as interpolation would.
+        with torch.autocast(values.device.type, enabled=False):
+            values = (by_row @ values.flatten(2)).unflatten(2, (width, -1))
+            values = by_col @ values
+    split = values.reshape(n_batch, rows, base, cols, base, n_times, n_bands)
+    return split.permute(0, 1, 3, 5, 2, 4, 6)
 
 
 def resize(images: Tensor, base: int, patch_size: int) -> Tensor:

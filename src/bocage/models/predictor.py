@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +20,20 @@ from bocage.errors import ModelError
 from bocage.models.attention import Block
 from bocage.models.config import DecoderConfig, ModelConfig
 from bocage.models.encoder import (
+    EncodedRows,
     Encoder,
     EncoderOutput,
     flatten_tokens,
     initialize,
+    row_positions,
     split_tokens,
     token_positions,
 )
 from bocage.models.encodings import CompositeEncodings
 from bocage.models.packing import plan_packing
-from bocage.models.patch_embedding import PatchEmbeddings
+from bocage.models.patch_embedding import PatchEmbeddings, resized_patches
+from bocage.models.pooler import Locations
+from bocage.models.selection import Selection
 
 
 class Predictor(nn.Module):
@@ -89,20 +94,59 @@ class Predictor(nn.Module):
         predictions = packing.unpack(self.to_output_embed(self.norm(queries)))
         return split_tokens(predictions, shapes)
 
+    def predict_rows(
+        self,
+        encoded: EncodedRows,
+        selection: Selection,
+        timestamps: Tensor,
+        patch_size: int,
+        *,
+        input_res_m: float = 10.0,
+    ) -> Tensor:
+        """Predictions [R, Q, D] of chosen tokens, row by row from the same rows of ``encoded``."""
+        step = input_res_m * patch_size / 10
+        context, context_positions, valid = self._row_context(encoded, timestamps, step)
+        queries = self.mask_token + self.composite_encodings.at(selection, timestamps, step)
+        rotates = self.decoder.positions.n_coordinates > 0
+        query_positions = row_positions(self.decoder.positions, selection, timestamps, step)
+        for block in self.blocks:
+            queries = block(
+                queries,
+                query_positions if rotates else None,
+                context=context,
+                context_positions=context_positions if rotates else None,
+                context_valid=valid,
+            )
+        predictions: Tensor = self.to_output_embed(self.norm(queries))
+        return predictions
+
+    def _row_context(
+        self, encoded: EncodedRows, timestamps: Tensor, step: float
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What the queries read: location tokens (v1.3) or the visible tokens."""
+        if self.location_tokens_to_decoder_embed is not None:
+            return self._locations(encoded.locations)
+        embedded = self.encoder_to_decoder_embed(self.input_norm(encoded.tokens))
+        context = embedded + self.composite_encodings.at(encoded.selection, timestamps, step)
+        positions = row_positions(self.decoder.positions, encoded.selection, timestamps, step)
+        return context, positions, encoded.selection.key_valid
+
+    def _locations(self, locations: Locations | None) -> tuple[Tensor, Tensor, None]:
+        if locations is None or self.location_tokens_to_decoder_embed is None:
+            raise ModelError(
+                got="an encoder output without location tokens",
+                expected="location tokens: this predictor reads nothing else",
+                fix="use the encoder of the same configuration",
+            )
+        tokens = locations.tokens.flatten(1, 2)
+        return self.location_tokens_to_decoder_embed(tokens), locations.positions, None
+
     def _context(
         self, encoded: EncoderOutput, timestamps: Tensor, step: float
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What the queries read: location tokens (v1.3) or the visible tokens."""
         if self.location_tokens_to_decoder_embed is not None:
-            if encoded.locations is None:
-                raise ModelError(
-                    got="an encoder output without location tokens",
-                    expected="location tokens: this predictor reads nothing else",
-                    fix="use the encoder of the same configuration",
-                )
-            tokens = encoded.locations.tokens.flatten(1, 2)
-            embedded: Tensor = self.location_tokens_to_decoder_embed(tokens)
-            return embedded, encoded.locations.positions, None
+            return self._locations(encoded.locations)
         shapes = {m: x.shape for m, x in encoded.visible.items()}
         encodings, positions = self._places(shapes, timestamps, step)
         packing = plan_packing(torch.cat([v.flatten(1) for v in encoded.visible.values()], dim=1))
@@ -137,6 +181,30 @@ class FrozenTarget(nn.Module):
         """Targets [B, h, w, T, S, D] of normalized values [B, H, W, T, C], maps included."""
         return {m: self.patch_embeddings(m, x, patch_size) for m, x in values.items()}
 
+    @torch.no_grad()
+    def embed(self, patches: Mapping[str, Tensor], selection: Selection) -> Tensor:
+        """Targets [n, D] of chosen tokens, in fp32."""
+        with torch.autocast(next(iter(patches.values())).device.type, enabled=False):
+            return self.patch_embeddings.embed(patches, selection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingOutput:
+    """What one step predicts and should have predicted. Rows are those of the selections."""
+
+    encoded: EncodedRows
+    predictions: Tensor
+    """[R, Q, D] at the decoded tokens."""
+
+    targets: Tensor
+    """[U, D] of all tokens that any row decodes."""
+
+    pooled: Tensor | None
+    """[R, D] from the contrastive head, if asked for."""
+
+    heads: dict[str, Tensor]
+    """Outputs of the extra heads by name (v1.3)."""
+
 
 class PretrainingModel(nn.Module):
     """Encoder, predictor and targets, named as in official files."""
@@ -147,6 +215,46 @@ class PretrainingModel(nn.Module):
         self.encoder = Encoder(config, modalities=config.modalities, with_projection=True)
         self.decoder = Predictor(config)
         self.target_encoder = FrozenTarget(self.encoder.patch_embeddings)
+
+    def forward(
+        self,
+        values: Mapping[str, Tensor],
+        timestamps: Tensor,
+        patch_size: int,
+        *,
+        encode: Selection,
+        decode: Selection,
+        target: Selection,
+        band_keep: Mapping[str, Tensor] | None = None,
+        branch_scale: Tensor | None = None,
+        pooled: bool = False,
+        location_query_patch_size: int | None = None,
+    ) -> PretrainingOutput:
+        """Encode, predict and look up the targets of one step.
+
+        ``values`` [B, H, W, T, C] normalized, maps included; ``timestamps`` [B, T, 3]; the rows of
+        ``encode`` and ``decode`` belong together, ``target`` holds one row per sample with
+        everything that its rows decode.
+        """
+        base = self.config.base_patch_size
+        patches = {m: resized_patches(x, base, patch_size) for m, x in values.items()}
+        encoded = self.encoder.encode_rows(
+            patches,
+            encode,
+            timestamps,
+            patch_size,
+            band_keep=band_keep,
+            branch_scale=branch_scale,
+            location_query_patch_size=location_query_patch_size,
+        )
+        project = self.encoder.project_and_aggregate
+        return PretrainingOutput(
+            encoded=encoded,
+            predictions=self.decoder.predict_rows(encoded, decode, timestamps, patch_size),
+            targets=self.target_encoder.embed(patches, target),
+            pooled=project(encoded) if pooled and project is not None else None,
+            heads={},
+        )
 
 
 def _decoder_of(config: ModelConfig) -> DecoderConfig:
