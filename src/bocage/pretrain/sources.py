@@ -1,0 +1,91 @@
+"""Opening a collection of samples, whatever its kind."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bocage.errors import InputError
+from bocage.pretrain.modalities import MODALITIES
+from bocage.pretrain.sample import Sample, Samples, check_sample, present_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from bocage.types import FloatArray, PathLike, ValidArray
+
+
+def open_samples(source: PathLike | Samples | Sequence[Sample]) -> Samples:
+    """A store of samples, a folder of official H5 files, or samples in memory.
+
+    Raises StoreError or SourceError if the path is neither.
+    """
+    if isinstance(source, str | Path):
+        from bocage.pretrain.official_h5 import H5Samples, is_official
+        from bocage.pretrain.store_samples import StoreSamples
+
+        return H5Samples(source) if is_official(Path(source)) else StoreSamples(source)
+    if isinstance(source, list | tuple):
+        return MemorySamples(source)
+    return source  # type: ignore[return-value]  # what remains is a Samples already
+
+
+class MemorySamples:
+    """Samples that are in memory already, for small collections and tests."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        """Check that the samples share their size."""
+        self.samples = [check_sample(sample) for sample in samples]
+        sides = {next(iter(s.values.values())).shape[0] for s in self.samples}
+        if len(sides) != 1:
+            raise InputError(
+                got=f"{len(self.samples)} samples with sides {sorted(sides)}",
+                expected="one or more samples of one size",
+                fix="cut all to the same size",
+            )
+        self.size_px: int = sides.pop()
+        self.max_steps = max(len(s.timestamps) for s in self.samples)
+        self.modalities = tuple(
+            name for name in MODALITIES if any(name in s.values for s in self.samples)
+        )
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.samples)
+
+    def n_steps(self, index: int) -> int:
+        """Timesteps of a sample."""
+        return len(self.samples[index].timestamps)
+
+    def sample_id(self, index: int) -> str:
+        """Name of a sample."""
+        return self.samples[index].id
+
+    @contextmanager
+    def sample(self, index: int) -> Iterator[_OpenSample]:
+        """Open a sample."""
+        sample = self.samples[index]
+        present = {name: present_steps(x) for name, x in sample.values.items()}
+        yield _OpenSample(
+            id=sample.id,
+            timestamps=np.asarray(sample.timestamps, np.int64),
+            present=present,
+            values=sample.values,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenSample:
+    id: str
+    timestamps: NDArray[np.int64]
+    present: dict[str, ValidArray]
+    values: dict[str, FloatArray]
+
+    def read(self, name: str, rows: slice, cols: slice, steps: tuple[int, ...]) -> FloatArray:
+        return np.asarray(self.values[name][rows, cols][:, :, list(steps)], np.float32)
