@@ -23,7 +23,10 @@ from bocage.cli.evaluate import evaluate
 from bocage.cli.index import index
 from bocage.cli.info import info
 from bocage.cli.models import models
+from bocage.cli.predict import predict
+from bocage.cli.pretrain import pretrain
 from bocage.cli.preview import preview
+from bocage.cli.probe import probe
 from bocage.cli.search import search
 from bocage.cli.validate import validate
 from bocage.errors import BocageError, BocageWarning, PartialError
@@ -39,6 +42,7 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     embed,
+    predict,
     preview,
     info,
     validate,
@@ -46,11 +50,13 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     evaluate,
     index,
     search,
+    probe,
     models,
     demo,
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(pretrain, name="pretrain")
 app.add_typer(bench, name="bench")
 
 

@@ -1,0 +1,103 @@
+"""A map as a small PNG, for looking: classes in their colors, or numbers on a ramp."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bocage.embeddings.atomic import flush_to_disk, naming_failures, scratch_beside
+from bocage.learn.predict.legend import Legend
+from bocage.learn.predict.style import RAMP
+
+MAX_PX = 1024
+_VISIBLE_PX = 512
+"""A map of a few dozen cells is drawn with whole pixels per cell, up to about this side."""
+
+
+def draw(
+    raster: Path,
+    png: Path,
+    *,
+    legend: Legend | None = None,
+    limits: tuple[float, float] | None = None,
+    band: int = 1,
+    colors: Sequence[str] = RAMP,
+    max_px: int = MAX_PX,
+) -> Path:
+    """Draw a band of a raster; transparent where there is no data.
+
+    With a legend in its colors, else on a ramp between the limits (by default the 2nd and 98th
+    percentile of what is drawn).
+    """
+    import rasterio
+    from rasterio.enums import Resampling
+
+    with rasterio.open(raster) as file:
+        factor = max(1, -(-max(file.shape) // max_px))
+        shape_yx = tuple(-(-n // factor) for n in file.shape)
+        # Reading smaller than stored takes the overviews, which are true summaries.
+        how = Resampling.nearest if legend else Resampling.average
+        x = file.read(band, out_shape=shape_yx, resampling=how, masked=True)
+        values = np.ma.filled(x.astype(np.float32), np.nan) * np.float32(file.scales[band - 1])
+    rgba = _classes(values, legend) if legend else _ramp(values, limits, colors)
+    times = max(1, min(_VISIBLE_PX, max_px) // max(shape_yx))
+    rgba = rgba.repeat(times, axis=1).repeat(times, axis=2)
+    with naming_failures(png), scratch_beside(png) as folder:
+        made = folder / "picture.png"
+        _write_png(made, rgba)
+        flush_to_disk(made)
+        made.replace(png)
+    return png
+
+
+def _classes(values: NDArray[np.float32], legend: Legend) -> NDArray[np.uint8]:
+    rgba = np.zeros((4, *values.shape), np.uint8)
+    for c in legend.classes:
+        rgba[:, values == c.value] = np.array([*c.rgb, 255], np.uint8)[:, None]
+    return rgba
+
+
+def _ramp(
+    values: NDArray[np.float32], limits: tuple[float, float] | None, colors: Sequence[str]
+) -> NDArray[np.uint8]:
+    valid = ~np.isnan(values)
+    low, high = limits or _stretch(values[valid])
+    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colors], np.float64)
+    where = np.clip((np.where(valid, values, low) - low) / max(high - low, 1e-12), 0, 1)
+    at = np.linspace(0, 1, len(stops))
+    rgb = [np.interp(where, at, stops[:, i]) for i in range(3)]
+    rgba = np.stack([*rgb, np.full(values.shape, 255.0)])
+    return np.where(valid, np.rint(rgba), 0).astype(np.uint8)
+
+
+def _stretch(values: NDArray[np.float32]) -> tuple[float, float]:
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(values, [2, 98]))
+    return low, high
+
+
+def _write_png(path: Path, rgba: NDArray[Any]) -> None:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with (
+            rasterio.Env(GDAL_PAM_ENABLED=False),
+            rasterio.open(
+                path,
+                "w",
+                driver="PNG",
+                dtype="uint8",
+                count=4,
+                height=rgba.shape[1],
+                width=rgba.shape[2],
+            ) as file,
+        ):
+            file.write(rgba)

@@ -1,0 +1,262 @@
+"""Labels learned to maps: embeddings or imagery in, GeoTIFFs of classes or values out.
+
+A probe is applied to finished embeddings, never to single windows: the map of a scene is the map of
+its embeddings, cell for cell. A fine-tuned network goes through the same windows, blending and
+resume as an encoder, and its blended scores are finished like those of a probe.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bocage.errors import ConfigError, InputError
+from bocage.learn.predict.config import PredictConfig
+from bocage.learn.predict.predictor import Predictor, load_predictor
+from bocage.learn.predict.result import PredictResult
+from bocage.learn.predict.run import Run
+from bocage.learn.predict.scores import ScoreJob, choose_years, own_grid, time_scores, write_scores
+from bocage.progress import format_duration
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from bocage.mapping import WindowModel
+    from bocage.types import PathLike
+
+
+def predict(
+    source: PathLike | xr.Dataset,
+    predictor: PathLike | Any,
+    *,
+    out: PathLike,
+    model: WindowModel | None = None,
+    config: PredictConfig | None = None,
+    request: dict[str, Any] | None = None,
+    report: Callable[[str], None] | None = None,
+    show_progress: bool = False,
+    **options: Any,
+) -> PredictResult:
+    """Map classes or values with a probe or a fine-tuned network; run again after a crash.
+
+    Args:
+        source: Embeddings (a Zarr store or a GeoTIFF), or a Stack from `open_stack`.
+        predictor: Folder of `bocage probe` or `bocage finetune`, or what they gave in Python.
+        out: NAME.tif. Classes are uint8 with nodata 255 and a color table, values float32 with
+            NaN; probabilities, areas, style, picture, run.json and a STAC item lie beside it. With
+            several years each gets its own file, NAME_2024.tif.
+        model: For a Stack and a probe: the model that its embeddings came from.
+        config: All options together, or give them singly as keywords; see `PredictConfig`.
+        request: What the user typed, for the record.
+        report: Called with the printed plan before the work starts.
+        show_progress: Draw a progress display on standard error.
+        **options: Fields of `PredictConfig`.
+
+    Raises:
+        InputError: Embeddings of another model than the probe's, or nothing but nodata.
+        ConfigError: Options that do not fit each other.
+        StoreError: `out` holds another map, or cannot be written.
+    """
+    if config is not None and options:
+        raise ConfigError(
+            got=f"config= and also {', '.join(options)}",
+            expected="one of the two",
+            fix="put the options into PredictConfig",
+        )
+    run = Run(
+        known=load_predictor(predictor),
+        out=_check_out(Path(out)),
+        config=config or PredictConfig(**options),
+        request=request,
+        report=report,
+        show_progress=show_progress,
+    )
+    with run.alone():
+        if isinstance(source, (str, Path)):
+            return _predict_embeddings(str(source), run)
+        return _predict_scene(source, run, model)
+
+
+def is_embeddings(source: PathLike, predictor: PathLike | Any) -> bool:
+    """Whether a path holds embeddings that a probe could read, and not imagery to embed first."""
+    from bocage.embeddings.open import open_raster
+    from bocage.errors import SourceError, StoreError
+
+    known = load_predictor(predictor)
+    if known.kind == "finetuned":
+        return False
+    if Path(source).suffix.lower() not in {".zarr", ".tif", ".tiff", ".vrt"}:
+        return "://" in str(source)
+    try:
+        raster = open_raster(source)
+    except StoreError:
+        return False
+    except SourceError:
+        if not Path(source).exists():
+            raise
+        return False
+    return bool(raster.attrs.get("model")) or raster.shape[1] == known.fitted_on.get("dims")
+
+
+def describe(
+    source: PathLike, predictor: PathLike | Any, *, out: PathLike, config: PredictConfig
+) -> str:
+    """What `predict` would do with embeddings, and how long it would take here."""
+    run = Run(known=load_predictor(predictor), out=_check_out(Path(out)), config=config)
+    job = _job(str(source), run)
+    return _describe(job, run)
+
+
+def _check_out(out: Path) -> Path:
+    if out.suffix.lower() not in {".tif", ".tiff"}:
+        raise ConfigError(
+            got=f"--out {out}",
+            expected="a name that ends in .tif",
+            fix=f"use --out {out.with_suffix('.tif')}",
+        )
+    return out
+
+
+def _scratch(out: Path, what: str, stack: xr.Dataset) -> Path:
+    """A store beside the output; a GeoTIFF where the CRS has no place in a store of UTM zones."""
+    from bocage.geo import utm_zone
+    from bocage.imagery import stack_grid
+
+    try:
+        utm_zone(stack_grid(stack).crs)
+    except InputError:
+        return out.with_name(f"{out.stem}.{what}.tif")
+    return out.with_name(f"{out.stem}.{what}.zarr")
+
+
+def embed_options(known: Predictor, config: PredictConfig) -> dict[str, Any]:
+    """Options of `EmbedConfig` for a scene: what the predictor was made with, then the user's."""
+    if known.kind == "finetuned":
+        names = ("patch_size", "query_px", "window_px")
+        stated = {name: getattr(known.scorer, name, None) for name in names}
+        chosen = {k: v for k, v in stated.items() if v is not None}
+        return {**chosen, **config.embed, "codec": "float32"}
+    fitted = known.fitted_on
+    options: dict[str, Any] = {}
+    if fitted.get("patch_size"):
+        options["patch_size"] = int(fitted["patch_size"])
+    # The codec is part of what the probe learned from.
+    if fitted.get("codec") in {"signed_power", "float32"}:
+        options["codec"] = fitted["codec"]
+    return {**options, **config.embed}
+
+
+def _check_model(known: Predictor, model: WindowModel | None) -> WindowModel:
+    fitted = known.fitted_on
+    if model is None:
+        raise ConfigError(
+            got=f"a scene and the probe {known.name} without a model",
+            expected=f"the model that made its embeddings ({fitted.get('model') or 'unknown'})",
+            fix="pass model=, or embed the scene first and predict from the embeddings",
+        )
+    for key, theirs in (("model", model.name), ("weights_id", model.weights_id)):
+        mine = fitted.get(key)
+        if mine not in (None, "") and str(mine) != str(theirs):
+            raise InputError(
+                got=f"{key} {theirs}",
+                expected=f"{mine}, which {known.name} was fitted on",
+                fix="load the model with the same name and weights",
+            )
+    return model
+
+
+def _predict_scene(stack: xr.Dataset, run: Run, model: WindowModel | None) -> PredictResult:
+    from bocage.mapping import embed
+
+    known, config = run.known, run.config
+    start = time.perf_counter()
+    shared: dict[str, Any] = {"report": run.report, "show_progress": run.show_progress}
+    if known.kind == "finetuned":
+        store = _scratch(run.out, "scores", stack)
+        options = embed_options(known, config)
+        embed(stack, known.scorer, out=store, **options, **shared)
+        run.seconds["embedding"] = time.perf_counter() - start
+        run.temporary.append(store)
+        sources = [str(s) for s in stack.attrs.get("bocage_sources", ())]
+        identity = {"predictor": known.identity, "source": sources, "options": options}
+        return run.finish(store, json.loads(json.dumps(identity)))
+    network = _check_model(known, model)
+    store = _scratch(run.out, "embeddings", stack)
+    embed(stack, network, out=store, **embed_options(known, config), **shared)
+    run.seconds["embedding"] = time.perf_counter() - start
+    if not config.keep_embeddings:
+        run.temporary.append(store)
+    return _predict_embeddings(str(store), run, planned=True)
+
+
+def _predict_embeddings(where: str, run: Run, *, planned: bool = False) -> PredictResult:
+    if run.known.kind == "finetuned":
+        raise InputError(
+            got=f"the embeddings {where} with the fine-tuned network {run.known.name}",
+            expected="imagery: a fine-tuned network makes its own features",
+            fix="give the scene instead, or a probe that was fitted on these embeddings",
+        )
+    job = _job(where, run)
+    done = run.finished(job.identity, job.grid.years)
+    if done is not None:
+        return done
+    if run.report is not None and not planned:
+        run.report(_describe(job, run))
+    start = time.perf_counter()
+    n_kept = write_scores(job, show_progress=run.show_progress)
+    if n_kept and run.report is not None:
+        run.report(f"resume   {n_kept} block(s) were scored before")
+    run.seconds["scoring"] = time.perf_counter() - start
+    run.temporary.append(job.store)
+    return run.finish(job.store, job.identity)
+
+
+def _job(where: str, run: Run) -> ScoreJob:
+    from bocage.embeddings.open import open_raster
+
+    raster = open_raster(where)
+    run.known.check_raster(raster, where)
+    indices = choose_years(raster, run.config.years, where)
+    chosen = [raster.years[i] for i in indices]
+    grid = own_grid(raster)
+    identity = {
+        "predictor": run.known.identity,
+        "source": where,
+        "embeddings": {
+            key: raster.attrs.get(key)
+            for key in ("model", "weights_id", "patch_size", "fingerprint", "codec")
+        },
+        "years": chosen,
+        "crs": grid.crs,
+        "transform": [float(v) for v in tuple(grid.transform)[:6]],
+        "shape_yx": list(grid.shape_yx),
+        "dims": raster.shape[1],
+    }
+    return ScoreJob(
+        raster=raster,
+        year_indices=indices,
+        predictor=run.known,
+        store=run.out.with_name(f"{run.out.stem}.scores.zarr"),
+        identity=json.loads(json.dumps(identity)),
+    )
+
+
+def _describe(job: ScoreJob, run: Run) -> str:
+    rows, cols = job.raster.shape[2:]
+    known = run.known
+    shown = ", ".join(known.outputs[:8]) + (", ..." if len(known.outputs) > 8 else "")
+    years = ", ".join(str(y) if y else "unknown" for y in job.grid.years)
+    targets = ", ".join(str(p) for p in run.targets(job.grid.years))
+    return "\n".join(
+        [
+            f"input    {cols} x {rows} cells x {job.raster.shape[1]} dims, {job.grid.crs}, "
+            f"year(s) {years}",
+            f"with     {known.name}: {known.task}, {shown}",
+            f"output   {targets}"
+            + (" and probabilities" if run.config.probability and known.legend else ""),
+            f"time     about {format_duration(time_scores(job))} on this machine",
+        ]
+    )

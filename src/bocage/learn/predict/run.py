@@ -1,0 +1,187 @@
+"""One run of `predict`: where it writes, whether it is done, and how scores become files."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bocage.errors import StoreError
+from bocage.learn.predict import record
+from bocage.learn.predict.config import PredictConfig
+from bocage.learn.predict.layer import tiles
+from bocage.learn.predict.outputs import write_map
+from bocage.learn.predict.predictor import Predictor
+from bocage.learn.predict.result import PredictResult
+from bocage.learn.predict.scores import choose_years, own_grid
+from bocage.progress import progress
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What was asked for, and what has been done so far."""
+
+    known: Predictor
+    out: Path
+    config: PredictConfig
+    request: dict[str, Any] | None = None
+    report: Callable[[str], None] | None = None
+    show_progress: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each stage of this process."""
+
+    temporary: list[Path] = field(default_factory=list)
+    """Stores to remove when the map is there."""
+
+    def targets(self, years: tuple[int, ...]) -> list[Path]:
+        """One raster per year."""
+        if len(years) == 1:
+            return [self.out]
+        return [self.out.with_name(f"{self.out.stem}_{y}{self.out.suffix}") for y in years]
+
+    def fingerprint(self, identity: dict[str, Any]) -> str:
+        """Short hash of everything that decides the files."""
+        options = {k: str(v) for k, v in asdict(self.config).items() if k != "keep_embeddings"}
+        text = json.dumps([identity, options], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def finished(self, identity: dict[str, Any], years: tuple[int, ...]) -> PredictResult | None:
+        """The result of an earlier identical run; StoreError if another map is in the way."""
+        targets, fingerprint = self.targets(years), self.fingerprint(identity)
+        complete = []
+        for target in targets:
+            found = record.read(target)
+            if target.exists() and not _is_ours(target, fingerprint):
+                raise StoreError(
+                    got=f"{target}, which exists and was made otherwise",
+                    expected="a new path, or the same probe, embeddings and options",
+                    fix="choose another --out, or delete the file",
+                )
+            complete.append(
+                target.exists() and found is not None and found.get("fingerprint") == fingerprint
+            )
+        if not all(complete):
+            return None
+        self.remove_temporary()
+        return PredictResult(paths=tuple(targets), files=tuple(targets))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Refuse to write one map from two processes; the lock dies with its process."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        path = self.out.with_name(f".{self.out.name}.lock")
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    got=f"{self.out}, which another process is writing",
+                    expected="one process per map",
+                    fix="wait for it, or choose another --out",
+                ) from error
+            yield
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+    def finish(self, store: Path, identity: dict[str, Any]) -> PredictResult:
+        """Scores to files; removes the stores that are not needed any more."""
+        from bocage.embeddings.open import open_raster
+
+        start = time.perf_counter()
+        scores = open_raster(store)
+        indices = choose_years(scores, self.config.years, str(store))
+        years = tuple(scores.years[i] for i in indices)
+        done = self.finished(identity, years)
+        if done is not None:
+            return done
+        total = len(list(tiles(scores.shape[2:]))) * len(years)
+        files: list[Path] = []
+        tables: dict[int, Any] = {}
+        n_valid = n_cells = 0
+        with progress("writing", total, unit="tiles", enabled=self.show_progress) as advance:
+            for index, target in zip(indices, self.targets(years), strict=True):
+                year = scores.years[index]
+                tags = {
+                    "BOCAGE_RUN": self.fingerprint(identity),
+                    "BOCAGE_PREDICTOR": self.known.identity,
+                    **({"YEAR": str(year)} if year else {}),
+                }
+                config = replace(self.config, polygons=self._polygons(year, len(years)))
+                made = write_map(
+                    scores, index, self.known, target, config, tags=tags, advance=advance
+                )
+                self.seconds["writing"] = time.perf_counter() - start
+                files += [*made.files, *self._describe(scores, target, year, identity, made)]
+                tables[year] = made.table
+                n_valid, n_cells = n_valid + made.n_valid, n_cells + made.n_cells
+        self.remove_temporary()
+        return PredictResult(
+            paths=tuple(self.targets(years)),
+            files=tuple(files),
+            tables=tables,
+            valid_fraction=n_valid / n_cells,
+            seconds=self.seconds,
+        )
+
+    def _describe(
+        self, scores: Any, target: Path, year: int, identity: dict[str, Any], made: Any
+    ) -> list[Path]:
+        """The STAC item, then the record, whose presence says that everything is there."""
+        known = self.known
+        item = record.write_item(
+            target,
+            own_grid(scores),
+            made.files,
+            year=year,
+            title=f"{known.task} with {known.name}",
+            legend=known.legend if known.task == "classification" else None,
+            properties={"bocage:predictor": known.identity},
+        )
+        run = record.write(
+            target,
+            identity,
+            fingerprint=self.fingerprint(identity),
+            request=self.request,
+            predictor={"name": known.name, "task": known.task, "fitted_on": known.fitted_on},
+            classes=known.legend.as_json() if known.legend else None,
+            valid_fraction=made.n_valid / made.n_cells,
+            n_polygons=made.n_polygons,
+            seconds={k: round(v, 3) for k, v in self.seconds.items()},
+        )
+        return [item, run]
+
+    def _polygons(self, year: int, n_years: int) -> Path | None:
+        path = self.config.polygons
+        if path is None or n_years == 1:
+            return None if path is None else Path(path)
+        return Path(path).with_name(f"{Path(path).stem}_{year}{Path(path).suffix}")
+
+    def remove_temporary(self) -> None:
+        """Remove stores that only this run needed, and what lies beside them."""
+        for store in self.temporary:
+            for path in (store, record.path_of(store), store.with_name(f"{store.name}.stac.json")):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _is_ours(target: Path, fingerprint: str) -> bool:
+    """Whether this run, or one like it, wrote the raster."""
+    import rasterio
+
+    try:
+        with rasterio.open(target) as file:
+            return bool(file.tags().get("BOCAGE_RUN") == fingerprint)
+    except rasterio.errors.RasterioIOError:
+        return False
