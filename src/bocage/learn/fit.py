@@ -119,7 +119,7 @@ def _ridge(training: Training, *, alpha: float = 1.0) -> Estimator:
     return Linear(
         mean=known.mean,
         scale=known.scale,
-        weight=weight[:, None],
+        weight=np.asarray(weight[:, None], np.float64),
         bias=np.array([mean_y]),
         link="identity",
     )

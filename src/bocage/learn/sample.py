@@ -146,8 +146,13 @@ def sample(
     )
 
 
-def read_features(raster: Raster, cells: Cells) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Features of the cells that have data [n_kept, D], and which those are [n]."""
+def read_features(
+    raster: Raster, cells: Cells, *, complete: bool = True
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Features of the cells that have data [n_kept, D], and which those are [n].
+
+    With `complete` off, all cells are given, with NaN where there is no data.
+    """
     width = -(-raster.grid.shape_yx[1] // BLOCK_CELLS)
     block = (cells.row // BLOCK_CELLS) * width + cells.col // BLOCK_CELLS
     key = cells.year_index * (width * (raster.grid.shape_yx[0] // BLOCK_CELLS + 1)) + block
@@ -165,7 +170,7 @@ def read_features(raster: Raster, cells: Cells) -> tuple[FloatArray, NDArray[np.
         )
         x[rows] = part[:, cells.row[rows] - top, cells.col[rows] - left].T
         kept[rows] = np.isfinite(x[rows]).all(axis=1)
-    if kept.all():
+    if kept.all() or not complete:
         return x, kept
     return x[kept], kept
 

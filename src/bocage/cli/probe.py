@@ -1,0 +1,145 @@
+"""``bocage probe``: labels and embeddings in, a probe and an honest report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_LABELS = "Labels"
+_FOLDS = "Scores"
+_SCENE = "From imagery instead of embeddings"
+
+
+def probe(  # noqa: PLR0917 - one argument per option is how typer reads a command
+    source: Annotated[str, typer.Argument(help="Embeddings (.zarr, .tif), or imagery to embed.")],
+    labels: Annotated[
+        list[Path], typer.Argument(help="GeoPackage, GeoJSON, GeoParquet, or one raster mask.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the probe and its report.")],
+    label: Annotated[
+        str | None,
+        typer.Option(help="Column; a,b,c for labels that hold together.", rich_help_panel=_LABELS),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, multilabel, regression.", rich_help_panel=_LABELS),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Class table: value, name, color.", rich_help_panel=_LABELS),
+    ] = None,
+    date_column: Annotated[
+        str | None, typer.Option(help="Column of years or dates.", rich_help_panel=_LABELS)
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer of the file.", rich_help_panel=_LABELS)
+    ] = None,
+    year: Annotated[
+        int | None, typer.Option(help="Year of the embeddings.", rich_help_panel=_LABELS)
+    ] = None,
+    min_share: Annotated[
+        float | None,
+        typer.Option(help="Cells covered by this share.", rich_help_panel=_LABELS),
+    ] = None,
+    max_samples: Annotated[
+        int, typer.Option(help="Draw at most so many cells.", rich_help_panel=_LABELS)
+    ] = 1_000_000,
+    method: Annotated[
+        str | None,
+        typer.Option(help="logistic, ridge, knn, knn5, forest, mlp; the first is kept."),
+    ] = None,
+    balanced: Annotated[bool, typer.Option(help="Classes weigh the same.")] = False,
+    folds: Annotated[
+        str,
+        typer.Option(
+            help="spatial, random, group, time, leave_one_block_out.", rich_help_panel=_FOLDS
+        ),
+    ] = "spatial",
+    n_folds: Annotated[int, typer.Option(help="How many.", rich_help_panel=_FOLDS)] = 5,
+    block_m: Annotated[
+        float | None,
+        typer.Option(help="Side of the blocks; measured if left out.", rich_help_panel=_FOLDS),
+    ] = None,
+    buffer_m: Annotated[
+        float | None, typer.Option(help="Gap around test samples.", rich_help_panel=_FOLDS)
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(help="The imagery, to score bands beside.", rich_help_panel=_FOLDS),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.", rich_help_panel=_FOLDS)] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="See `bocage models`.", rich_help_panel=_SCENE)
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="hub, a file or folder, or random.", rich_help_panel=_SCENE)
+    ] = "hub",
+    patch_size: Annotated[
+        int, typer.Option(help="Pixels per cell, 1 to 8.", rich_help_panel=_SCENE)
+    ] = 4,
+    sensor: Annotated[
+        str | None, typer.Option(help="If names do not tell.", rich_help_panel=_SCENE)
+    ] = None,
+    date: Annotated[
+        str | None, typer.Option(help="If files do not say.", rich_help_panel=_SCENE)
+    ] = None,
+    level: Annotated[
+        str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_SCENE)
+    ] = None,
+) -> None:
+    """Learn classes or numbers from labelled places, and say how good that is."""
+    from bocage.learn.examine import ProbeConfig, fit_probe
+    from bocage.learn.source import open_source, read_any_labels
+
+    config = ProbeConfig(
+        methods=tuple(method.split(",")) if method else (),
+        folds=folds,  # type: ignore[arg-type]  # make_folds names the kinds there are
+        n_folds=n_folds,
+        block_m=block_m,
+        buffer_m=buffer_m,
+        balanced=balanced,
+        seed=seed,
+    )
+    known = read_any_labels(
+        labels,
+        column=_columns(label),
+        task=task,
+        classes=classes,
+        date_column=date_column,
+        layer=layer,
+        year=year,
+    )
+    typer.echo(known.describe())
+    opened = open_source(
+        source,
+        imagery=bands,
+        store=out / "embeddings.zarr",
+        model=model,
+        weights=weights,
+        patch_size=patch_size,
+        stack_options={"sensor": sensor, "date": date, "level": level},
+        say=typer.echo,
+    )
+    fitted, report = fit_probe(
+        known,
+        opened.embeddings,
+        stack=opened.stack,
+        config=config,
+        year=year,
+        min_share=min_share,
+        max_samples=max_samples,
+    )
+    fitted.save(out)
+    written = report.write(out)
+    typer.echo(report.markdown())
+    typer.echo(f"wrote    {out}: probe.json, arrays.npz, {', '.join(p.name for p in written)}")
+    typer.echo(f"open     bocage.learn.load_probe({str(out)!r})   or: bocage predict")
+
+
+def _columns(label: str | None) -> Any:
+    if label is None:
+        return None
+    names = [part.strip() for part in label.split(",")]
+    return names[0] if len(names) == 1 else names
