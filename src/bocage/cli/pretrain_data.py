@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from bocage.cli.embed import _input_options as input_options
 
 _INPUT = "Input"
 
@@ -36,8 +38,20 @@ def build(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     date: Annotated[
         str | None, typer.Option(help="If files do not say: 2024-07-01.", rich_help_panel=_INPUT)
     ] = None,
+    dates: Annotated[
+        str | None,
+        typer.Option(help="Keep these: 2024, or 2024-04-01/2024-09-30.", rich_help_panel=_INPUT),
+    ] = None,
+    bbox: Annotated[
+        str | None,
+        typer.Option(help="west,south,east,north in degrees.", rich_help_panel=_INPUT),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="Multiply by: 10000, db, sentinel1=db20.", rich_help_panel=_INPUT),
+    ] = None,
     offset: Annotated[
-        float | None, typer.Option(help="Add to the numbers: -1000.", rich_help_panel=_INPUT)
+        str | None, typer.Option(help="Add: -1000, sentinel1=-83.", rich_help_panel=_INPUT)
     ] = None,
     level: Annotated[
         str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_INPUT)
@@ -45,19 +59,38 @@ def build(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     crs: Annotated[
         str | None, typer.Option(help="utm or EPSG:n to reproject.", rich_help_panel=_INPUT)
     ] = None,
+    cloud_mask: Annotated[
+        bool, typer.Option(help="Use SCL or QA_PIXEL if present.", rich_help_panel=_INPUT)
+    ] = True,
+    composite: Annotated[
+        str | None,
+        typer.Option(help="month or 30d: one median per period.", rich_help_panel=_INPUT),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", help="worldcover=FILE, srtm=FILE, ...; repeatable.", rich_help_panel=_INPUT
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the windows only.")] = False,
 ) -> None:
     """Cut imagery into samples for pretraining; run it again after a stop and it goes on."""
-    from bocage.pretrain.build import BuildConfig, build_samples
+    from bocage.pretrain.build import build_samples
+    from bocage.pretrain.build_config import BuildConfig
 
-    options: dict[str, Any] = {
+    given = {
         "sensor": sensor,
-        "bands": bands.split(",") if bands else None,
+        "bands": bands,
         "date": date,
+        "dates": dates,
+        "bbox": bbox,
+        "scale": scale,
         "offset": offset,
         "level": level,
         "crs": crs,
+        "cloud_mask": cloud_mask,
     }
+    options = input_options({**dict.fromkeys(("catalog", "collections", "max_cloud")), **given})
     config = BuildConfig(
         size_px=size,
         stride_px=stride,
@@ -65,7 +98,9 @@ def build(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         max_steps=max_steps,
         fill_bands=fill_bands,
         each=each,
-        open_options={key: value for key, value in options.items() if value is not None},
+        composite=composite,
+        maps=_maps(map_ or []),
+        open_options=options,
     )
     report = build_samples(source, out, config, dry_run=dry_run, show_progress=True)
     typer.echo(str(report))
@@ -101,6 +136,19 @@ def describe(
     from bocage.pretrain.describe import describe_samples
 
     typer.echo(describe_samples(source))
+
+
+def _maps(texts: list[str]) -> dict[str, str]:
+    """Modality and file of each --map."""
+    from bocage.errors import ConfigError
+
+    pairs = [text.partition("=") for text in texts]
+    for text, (_, sign, path) in zip(texts, pairs, strict=True):
+        if not sign or not path:
+            raise ConfigError(
+                got=f"--map {text}", expected="worldcover=FILE and the like", fix="name the map"
+            )
+    return {name.strip(): path.strip() for name, _, path in pairs}
 
 
 def _say_written(out: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,18 +121,22 @@ class StoreWriter:
         names = [name for sample in self._samples for name in sample["present"]]
         return {name: names.count(name) for name in self.layout.modalities}
 
-    def add(self, sample: Sample) -> None:
-        """Add the next candidate; InputError if it does not fit the store."""
+    def add(self, sample: Sample, *, left_out: Sequence[str] = ()) -> None:
+        """Add the next candidate; InputError if it does not fit the store.
+
+        ``left_out`` says what the candidate had besides, and is counted.
+        """
         check_sample(sample)
         self._check_fits(sample)
+        self.refused.update(left_out)
         self._waiting.append(sample)
         self.n_taken += 1
         if len(self._waiting) == self.layout.samples_per_shard:
             self._flush()
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, *reasons: str) -> None:
         """Leave the next candidate out and count why."""
-        self.refused[reason] += 1
+        self.refused.update(reasons)
         self.n_taken += 1
 
     def finish(self) -> int:
@@ -146,7 +150,9 @@ class StoreWriter:
                 fix="check the sources and options",
             )
         with naming_failures(self.path):
-            _write_metadata(self.path, self.layout, self._samples, dict(self.refused))
+            used = tuple(name for name, n in self.per_modality().items() if n)
+            layout = replace(self.layout, modalities=used)
+            _write_metadata(self.path, layout, self._samples, dict(self.refused))
             (self.path / JOURNAL).unlink()
         return len(self._samples)
 
