@@ -59,7 +59,7 @@ def naive_step(
 ) -> torch.Tensor:
     """The step as it is told: one view after the other, one sample after the other."""
     official.encoder.train()
-    n = len(batch.ids)
+    n, back = len(batch.ids), plan.order.argsort()
     sample = official_sample(batch.values, batch.timestamps)
     targets = official.target_encoder(
         sample, patch_size=batch.patch_size, token_exit_cfg=dict.fromkeys(batch.values, 0)
@@ -68,10 +68,10 @@ def naive_step(
     for view, roles in enumerate(roles_of(batch, objective, seed)):
         rows = slice(view * n, (view + 1) * n)
         for i, block in enumerate(official.encoder.blocks):
-            block.drop_path = Scripted(plan.branch_scale[i, :, rows])
+            block.drop_path = Scripted(plan.branch_scale[i][:, back[rows]])
         seen = dict(batch.values)
         for m, keep in (plan.band_keep or {}).items():
-            seen[m] = seen[m] * keep[rows][:, None, None, None]
+            seen[m] = seen[m] * keep[back[rows]][:, None, None, None]
         masked = official_sample(seen, batch.timestamps)._replace(
             **{f"{m}_mask": to_pixels(r, batch.patch_size) for m, r in roles.items()}
         )

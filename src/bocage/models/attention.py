@@ -5,6 +5,8 @@ Axes: B batch, N tokens (queries), L tokens that are read, M heads, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +17,9 @@ from bocage.models.rope import (
     initial_mixed_frequencies,
     rope_angles,
     rotate,
+    turn,
 )
+from bocage.models.selection import RowGroup
 
 
 class Attention(nn.Module):
@@ -83,6 +87,57 @@ class Attention(nn.Module):
         projected: Tensor = self.proj(out.transpose(1, 2).flatten(-2))
         return projected
 
+    def rows(
+        self,
+        x: Tensor,
+        positions: Tensor | None,
+        groups: Sequence[RowGroup],
+        *,
+        context: Tensor | None = None,
+        context_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Attended [n, D] of unpadded tokens x [n, D] at positions [n, X], each row by itself.
+
+        A context [m, D] of the same rows is read in place of x.
+        """
+        if context is None:
+            q, k, v = self._parts((self.q, self.k, self.v), x, positions, n_turned=2)
+        else:
+            (q,) = self._parts((self.q,), x, positions, n_turned=1)
+            k, v = self._parts((self.k, self.v), context, context_positions, n_turned=1)
+        projected: Tensor = self.proj(grouped_attention(q, k, v, groups).flatten(1))
+        return projected
+
+    def _parts(
+        self, layers: Sequence[nn.Linear], x: Tensor, positions: Tensor | None, *, n_turned: int
+    ) -> Sequence[Tensor]:
+        """Several projections of x [n, D] in one product, each [n, M, D/M]; the first turned."""
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        parts: Tensor = functional.linear(x, weight, bias).unflatten(
+            -1, (len(layers), self.heads, -1)
+        )
+        if positions is None:
+            return parts.unbind(1)
+        return turn(parts, positions, self.frequencies(), n_turned)
+
+
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[RowGroup]) -> Tensor:
+    """Attention [n, M, hd] of unpadded q [n, M, hd] over k and v [m, M, hd], row by row."""
+    asked = [g.n_rows * g.n_queries for g in groups]
+    read = [g.n_rows * g.n_read for g in groups]
+    parts = zip(groups, q.split(asked), k.split(read), v.split(read), strict=True)
+    outputs = [
+        functional.scaled_dot_product_attention(
+            *(x.unflatten(0, (group.n_rows, -1)).transpose(1, 2) for x in qkv)
+        )
+        .transpose(1, 2)
+        .flatten(0, 1)
+        for group, *qkv in parts
+        if group.n_queries
+    ]
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
 
 class Mlp(nn.Module):
     """Two linear layers with GELU between."""
@@ -133,12 +188,26 @@ class Block(nn.Module):
         context: Tensor | None = None,
         context_positions: Tensor | None = None,
         context_valid: Tensor | None = None,
+        groups: Sequence[RowGroup] | None = None,
         branch_scale: Tensor | None = None,
     ) -> Tensor:
         """See Attention.forward; the context is read as it is, without this block's norm.
 
-        ``branch_scale`` [2, B] multiplies the two branches in place of random stochastic depth.
+        With ``groups`` the tokens are unpadded: x [n, D], context [m, D], see Attention.rows.
+        ``branch_scale`` [2, n, 1] then multiplies the two branches (stochastic depth of a training
+        step, which is drawn by its objective).
         """
+        if groups is not None:
+            attended = self.attn.rows(
+                self.norm1(x),
+                positions,
+                groups,
+                context=context,
+                context_positions=context_positions,
+            )
+            first, second = (None, None) if branch_scale is None else branch_scale.unbind(0)
+            x = _add(x, attended, first)
+            return _add(x, self.mlp(self.norm2(x)), second)
         attended = self.attn(
             self.norm1(x),
             positions,
@@ -146,16 +215,18 @@ class Block(nn.Module):
             context_positions=context_positions,
             context_valid=context_valid,
         )
-        scales = (None, None) if branch_scale is None else branch_scale.unbind(0)
-        x = x + self._drop(attended, scales[0])
-        return x + self._drop(self.mlp(self.norm2(x)), scales[1])
+        x = x + self._drop(attended)
+        return x + self._drop(self.mlp(self.norm2(x)))
 
-    def _drop(self, branch: Tensor, scale: Tensor | None) -> Tensor:
+    def _drop(self, branch: Tensor) -> Tensor:
         """Stochastic depth: skip the branch for a random share of samples in training."""
-        if scale is not None:
-            return branch * scale[:, None, None].to(branch.dtype)
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path
         kept = torch.empty(len(branch), 1, 1, device=branch.device).bernoulli_(keep) / keep
         return branch * kept.to(branch.dtype)
+
+
+def _add(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+    """The residual stream after a branch, in one pass."""
+    return x + branch if scale is None else torch.addcmul(x, branch, scale)

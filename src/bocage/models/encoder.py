@@ -22,7 +22,7 @@ from bocage.models.packing import plan_packing
 from bocage.models.patch_embedding import PatchEmbeddings
 from bocage.models.pooler import AttentionPooler, Locations
 from bocage.models.rope import days_since_first, grid_positions
-from bocage.models.selection import Selection
+from bocage.models.selection import Selection, row_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,19 +163,20 @@ class Encoder(nn.Module):
         x = self.patch_embeddings.embed(patches, selection, band_keep)[selection.source]
         x = x + self.composite_encodings.at(selection, timestamps, step)
         positions = row_positions(self.config.positions, selection, timestamps, step)
-        valid = selection.key_valid
+        groups = row_groups(selection.counts, selection.counts)
         rope_positions = positions if self.config.positions.n_coordinates else None
         for i, block in enumerate(self.blocks):
-            scale = None if branch_scale is None else branch_scale[i]
-            x = block(x, rope_positions, context_valid=valid, branch_scale=scale)
+            scale = None
+            if branch_scale is not None:
+                scale = branch_scale[i][:, selection.row, None]
+            x = block(x, rope_positions, groups=groups, branch_scale=scale)
         x = self.norm(x)
         locations = None
         if self.attention_pooler is not None:
-            locations = self.attention_pooler(
+            locations = self.attention_pooler.read_rows(
                 x,
-                positions[..., -2:],
-                valid,
-                grid_hw=selection.grid_hw,
+                positions[:, -2:],
+                selection,
                 queries_per_patch=patch_size // (location_query_patch_size or patch_size),
                 step=step * self.config.positions.coordinate_scale,
             )
@@ -187,7 +188,7 @@ class EncodedRows:
     """Chosen tokens after the last norm."""
 
     tokens: Tensor
-    """[R, L, D]; padding holds anything."""
+    """[n, D], row after row."""
 
     selection: Selection
     locations: Locations | None
@@ -205,11 +206,7 @@ class ProjectAndAggregate(nn.Module):
         if output.locations is not None:
             mean = output.locations.tokens.mean(dim=(1, 2))
         elif isinstance(output, EncodedRows):
-            x, keep = output.tokens, output.selection.valid
-            if keep is None:
-                mean = x.mean(dim=1)
-            else:
-                mean = (x * keep[..., None]).sum(dim=1) / keep.sum(1, keepdim=True).clamp(min=1)
+            mean = row_means(output.tokens, output.selection)
         else:
             x = flatten_tokens(list(output.tokens.values()))
             keep = torch.cat([v.flatten(1) for v in output.visible.values()], dim=1)[..., None]
@@ -251,15 +248,29 @@ def token_positions(
 def row_positions(
     config: PositionConfig, selection: Selection, timestamps: Tensor, step: float
 ) -> Tensor:
-    """Coordinates [R, L, 2 or 3] of chosen tokens, with stamps [B, T, 3] of the samples."""
+    """Coordinates [n, 2 or 3] of chosen tokens, with stamps [B, T, 3] of the samples."""
     scale = step * config.coordinate_scale
     axes = [selection.cell_row * scale, selection.cell_col * scale]
     if config.n_coordinates == 3:
         # A map has no timestep of its own and takes the first stamp, which is day 0.
         days = functional.pad(days_since_first(timestamps), (0, 1))
-        days = days[selection.sample[:, None], selection.slot]
+        days = days[selection.sample, selection.slot]
         axes = [days * config.temporal_coordinate_scale, *axes]
-    return torch.stack(axes, dim=-1)
+    return torch.stack(axes, dim=-1).float()
+
+
+def row_means(x: Tensor, selection: Selection) -> Tensor:
+    """Mean [R, D] over the tokens [n, D] of each row; 0 for a row without any."""
+    parts = x.split([g.n_rows * g.n_read for g in row_groups(selection.counts, selection.counts)])
+    groups = row_groups(selection.counts, selection.counts)
+    return torch.cat(
+        [
+            part.unflatten(0, (g.n_rows, -1)).mean(dim=1)
+            if g.n_read
+            else x.new_zeros(g.n_rows, x.shape[-1])
+            for g, part in zip(groups, parts, strict=True)
+        ]
+    )
 
 
 def initialize(module: nn.Module) -> None:

@@ -68,7 +68,7 @@ class CompositeEncodings(nn.Module):
         return torch.cat([part.expand(*sizes, -1) for part in parts], dim=-1)
 
     def at(self, selection: Selection, timestamps: Tensor, step: float) -> Tensor:
-        """Encoding [R, L, D] of chosen tokens, with stamps [B, T, 3] of the samples."""
+        """Encoding [n, D] of chosen tokens, with stamps [B, T, 3] of the samples."""
         channels = torch.cat([self.per_modality_channel_embeddings[m] for m in _names(selection)])
         bands = functional.embedding(selection.set_number, channels)
         none = bands.new_zeros(()).expand_as(bands)
@@ -77,7 +77,7 @@ class CompositeEncodings(nn.Module):
             slots = torch.arange(timestamps.shape[1], device=bands.device)
             slot = _with_zero(sincos(slots, self.quarter))[selection.slot]
         months = _with_zero(self.month_embed(timestamps[..., 1]))  # [B, T + 1, n]
-        month = months[selection.sample[:, None], selection.slot]
+        month = months[selection.sample, selection.slot]
         if self.positions.encoding == "absolute":
             table = place_table(selection.grid_hw, step, self.quarter, bands.device)
             place = table[selection.cell_row, selection.cell_col]

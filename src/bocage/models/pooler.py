@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bocage.models.attention import Block
 from bocage.models.config import ModelConfig, PoolerConfig, PositionConfig
+from bocage.models.selection import Selection, row_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,34 @@ class AttentionPooler(nn.Module):
         rows, cols = (n * queries_per_patch for n in grid_hw)
         locations = self.norm(x).unflatten(1, (rows, cols))
         # Detached: the readout learns from the location tokens and never shapes them.
+        student = None if self.student is None else self.student(locations.detach())
+        return Locations(tokens=locations, positions=query_positions, student=student)
+
+    def read_rows(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        selection: Selection,
+        *,
+        queries_per_patch: int,
+        step: float,
+    ) -> Locations:
+        """The same for unpadded tokens [n, D] at (row, column) [n, 2]; one grid per row."""
+        grid = location_positions(selection.grid_hw, queries_per_patch, step, tokens.device)
+        query_positions = grid.flatten(0, 1).expand(len(selection.counts), -1, -1)
+        n_rows, n_queries, _ = query_positions.shape
+        read_groups = row_groups([n_queries] * n_rows, selection.counts)
+        look_groups = row_groups([n_queries] * n_rows, [n_queries] * n_rows)
+        flat = query_positions.flatten(0, 1)
+        x = self.learned_query.expand(len(flat), -1)
+        context = None if self.per_depth_read else self.kv_proj(self.input_norm(tokens))
+        for i, (read, look) in enumerate(zip(self.read_blocks, self.self_attn_blocks, strict=True)):
+            if self.per_depth_read:
+                context = self.kv_projs[i](self.input_norms[i](tokens))
+            x = read(x, flat, context=context, context_positions=positions, groups=read_groups)
+            x = look(x, flat, groups=look_groups)
+        rows, cols = (n * queries_per_patch for n in selection.grid_hw)
+        locations = self.norm(x).unflatten(0, (n_rows, rows, cols))
         student = None if self.student is None else self.student(locations.detach())
         return Locations(tokens=locations, positions=query_positions, student=student)
 

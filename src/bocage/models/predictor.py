@@ -10,7 +10,7 @@ D width of the encoder.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ from bocage.models.encodings import CompositeEncodings
 from bocage.models.packing import plan_packing
 from bocage.models.patch_embedding import PatchEmbeddings, resized_patches
 from bocage.models.pooler import Locations
-from bocage.models.selection import Selection
+from bocage.models.selection import Selection, row_groups
 
 
 class Predictor(nn.Module):
@@ -103,9 +103,10 @@ class Predictor(nn.Module):
         *,
         input_res_m: float = 10.0,
     ) -> Tensor:
-        """Predictions [R, Q, D] of chosen tokens, row by row from the same rows of ``encoded``."""
+        """Predictions [n, D] of chosen tokens, each row from the same row of ``encoded``."""
         step = input_res_m * patch_size / 10
-        context, context_positions, valid = self._row_context(encoded, timestamps, step)
+        context, context_positions, counts = self._row_context(encoded, timestamps, step)
+        groups = row_groups(selection.counts, counts)
         queries = self.mask_token + self.composite_encodings.at(selection, timestamps, step)
         rotates = self.decoder.positions.n_coordinates > 0
         query_positions = row_positions(self.decoder.positions, selection, timestamps, step)
@@ -115,21 +116,23 @@ class Predictor(nn.Module):
                 query_positions if rotates else None,
                 context=context,
                 context_positions=context_positions if rotates else None,
-                context_valid=valid,
+                groups=groups,
             )
         predictions: Tensor = self.to_output_embed(self.norm(queries))
         return predictions
 
     def _row_context(
         self, encoded: EncodedRows, timestamps: Tensor, step: float
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What the queries read: location tokens (v1.3) or the visible tokens."""
+    ) -> tuple[Tensor, Tensor, Sequence[int]]:
+        """What the queries read and how much of it each row has: location or visible tokens."""
         if self.location_tokens_to_decoder_embed is not None:
-            return self._locations(encoded.locations)
+            tokens, positions, _ = self._locations(encoded.locations)
+            counts = [tokens.shape[1]] * len(tokens)
+            return tokens.flatten(0, 1), positions.flatten(0, 1), counts
         embedded = self.encoder_to_decoder_embed(self.input_norm(encoded.tokens))
         context = embedded + self.composite_encodings.at(encoded.selection, timestamps, step)
         positions = row_positions(self.decoder.positions, encoded.selection, timestamps, step)
-        return context, positions, encoded.selection.key_valid
+        return context, positions, encoded.selection.counts
 
     def _locations(self, locations: Locations | None) -> tuple[Tensor, Tensor, None]:
         if locations is None or self.location_tokens_to_decoder_embed is None:
@@ -194,10 +197,10 @@ class PretrainingOutput:
 
     encoded: EncodedRows
     predictions: Tensor
-    """[R, Q, D] at the decoded tokens."""
+    """[n, D] at the decoded tokens, row after row."""
 
     targets: Tensor
-    """[U, D] of all tokens that any row decodes."""
+    """[u, D] of all tokens that any row decodes, by band set."""
 
     pooled: Tensor | None
     """[R, D] from the contrastive head, if asked for."""

@@ -8,8 +8,11 @@ Axes: B batch, N tokens, M heads, K channel pairs of a head, X coordinates (time
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from bocage.errors import ModelError
 from bocage.models.config import PositionConfig
@@ -31,6 +34,68 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+
+
+def turn(x: Tensor, positions: Tensor, frequencies: Tensor, n_turned: int) -> tuple[Tensor, ...]:
+    """Rotate the first ``n_turned`` of G parts of x [n, G, M, 2K], at positions [n, X].
+
+    ``frequencies`` [X, M or 1, K]. The same numbers as ``rotate``, one pass per part forward and
+    backward. Returns G parts [n, M, 2K]; those that are not turned are views.
+    """
+    heads = frequencies.expand(-1, x.shape[2], -1)
+    parts: tuple[Tensor, ...] = _Turn.apply(x, positions, heads, n_turned)  # type: ignore[no-untyped-call]
+    return parts
+
+
+class _Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, positions: Tensor, frequencies: Tensor, n_turned: int
+    ) -> tuple[Tensor, ...]:
+        # Sums of products, as in rope_angles.
+        axes = zip(positions.unbind(1), frequencies.flatten(1), strict=True)
+        angles = torch.stack([p[:, None] * f for p, f in axes]).sum(0)
+        angles = angles.unflatten(1, frequencies.shape[1:])  # [n, M, K]
+        factors = torch.complex(angles.cos(), angles.sin())
+        parts = x.unbind(1)
+        turned = tuple(_real(_complex(part) * factors, x.dtype) for part in parts[:n_turned])
+        ctx.save_for_backward(positions, factors, *turned)
+        ctx.shape_dtype = x.shape, x.dtype
+        return (*turned, *parts[n_turned:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        positions, factors, *turned = ctx.saved_tensors
+        shape, dtype = ctx.shape_dtype
+        out = torch.empty(shape, dtype=dtype, device=factors.device)
+        back = factors.conj_physical()
+        by_angle = None
+        for i, gradient in enumerate(gradients):
+            if i >= len(turned):
+                out[:, i] = gradient
+                continue
+            out[:, i] = _real(_complex(gradient) * back, dtype)
+            if ctx.needs_input_grad[2]:
+                # A turned pair moves at right angles to itself.
+                g, t = (y.float().unflatten(-1, (-1, 2)) for y in (gradient, turned[i]))
+                own = (g[..., 1] * t[..., 0]).addcmul_(g[..., 0], t[..., 1], value=-1)
+                by_angle = own if by_angle is None else by_angle.add_(own)
+        by_frequency = None
+        if by_angle is not None:
+            by_frequency = positions.T @ by_angle.flatten(1)
+            by_frequency = by_frequency.unflatten(1, by_angle.shape[1:])
+        return out, None, by_frequency, None
+
+
+def _complex(x: Tensor) -> Tensor:
+    """Adjacent pairs [..., 2K] as complex numbers [..., K]."""
+    return torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+
+
+def _real(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Complex numbers [..., K] as adjacent pairs [..., 2K]."""
+    return torch.view_as_real(x).flatten(-2).to(dtype)
 
 
 def axial_frequencies(config: PositionConfig, head_width: int) -> Tensor:

@@ -1,15 +1,17 @@
-"""The tokens that a training step works on, packed into rows without a full sequence in between.
+"""The tokens that a training step works on: one list without padding, row after row.
 
 A row shows one sample; several rows may show the same sample with other tokens (two masked views).
 Everything here is integers that are found on the CPU, so that a GPU is never waited for.
 
-Axes: R rows, L tokens of the longest row, h w patch rows and columns, T timesteps, S band sets.
+Axes: R rows, n chosen tokens of all rows, h w patch rows and columns, T timesteps, S band sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,145 +21,136 @@ from bocage.sensors import SENSORS
 
 @dataclass(frozen=True, kw_only=True)
 class Picked:
-    """Tokens of one band set, in the order of rows."""
+    """Chosen tokens of one band set, in the order of rows."""
 
     modality: str
     band_set: int
     row: Tensor
-    """Row that each token is in [n]."""
+    """Row that each token is in [k]."""
 
     sample: Tensor
-    """Sample that each token is cut from [n]."""
+    """Sample that each token is cut from [k]."""
 
     cell_row: Tensor
     cell_col: Tensor
     time: Tensor
-    """Place and timestep in the token grid [n]; 0 for the one timestep of a map."""
+    """Place and timestep in the token grid [k]; 0 for the one timestep of a map."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Chosen tokens of each row, and where they are. Padding points at token 0 and is not valid."""
+    """Chosen tokens, row after row, and where they are."""
 
     picked: tuple[Picked, ...]
     """The same tokens by band set, for embedding; concatenated they are numbered 0, 1, ..."""
 
     source: Tensor
-    """Number of each token in that concatenation [R, L]."""
+    """Number of each token in that concatenation [n]."""
+
+    row: Tensor
+    """Row of each token [n]."""
 
     sample: Tensor
-    """Sample that each row shows [R]."""
+    """Sample of each token [n]."""
 
     set_number: Tensor
-    """Band set of each token [R, L], counted over ``band_sets``."""
+    """Band set of each token [n], counted over ``band_sets``."""
 
     band_sets: tuple[tuple[str, int], ...]
     """Modality and band set that ``set_number`` counts."""
 
     slot: Tensor
-    """Timestep [R, L]; for maps the number of timesteps, which means no date."""
+    """Timestep [n]; for maps the number of timesteps, which means no date."""
 
     cell_row: Tensor
     cell_col: Tensor
-    """Place in the token grid [R, L]."""
+    """Place in the token grid [n]."""
 
-    valid: Tensor | None
-    """False where a row is padding [R, L]; None if there is none."""
-
-    counts: Tensor
-    """Tokens of each row [R], on the CPU."""
+    counts: tuple[int, ...]
+    """Tokens of each row."""
 
     grid_hw: tuple[int, int]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and tokens of the longest row."""
-        return self.source.shape[0], self.source.shape[1]
-
-    @property
-    def key_valid(self) -> Tensor | None:
-        """Mask for attention; an empty row reads its padding, for no use."""
-        if self.valid is None:
-            return None
-        return self.valid | ~self.valid.any(dim=1, keepdim=True)
-
     def to(self, device: torch.device | str) -> Selection:
-        """The same on a device; the counts stay on the CPU."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor) and f.name != "counts"
-        }
-        picked = tuple(
-            replace(
-                p,
-                **{
-                    f.name: getattr(p, f.name).to(device, non_blocking=True)
-                    for f in fields(p)
-                    if isinstance(getattr(p, f.name), Tensor)
-                },
-            )
-            for p in self.picked
-        )
-        return replace(self, picked=picked, **moved)
+        """The same on a device."""
+        picked = tuple(replace(p, **_moved(p, device)) for p in self.picked)
+        return replace(self, **{"picked": picked, **_moved(self, device)})
+
+
+def _moved(part: Picked | Selection, device: torch.device | str) -> dict[str, Any]:
+    tensors = {f.name: getattr(part, f.name) for f in fields(part)}
+    return {
+        name: x.to(device, non_blocking=True) for name, x in tensors.items() if torch.is_tensor(x)
+    }
 
 
 def select(masks: Mapping[str, Tensor], sample: Tensor) -> Selection:
     """The tokens where ``masks`` [R, h, w, T, S] are True; row r shows sample ``sample[r]``.
 
-    All modalities share one grid; a map has T = 1. The order within a row is by modality, band
-    set, place and timestep.
+    All modalities share one grid; a map has T = 1. The order within a row is by modality, place,
+    timestep and band set.
     """
-    n_rows, *grid = next(iter(masks.values())).shape[:3]
-    n_slots = max(x.shape[3] for x in masks.values())
+    n_rows, n_cell_rows, n_cell_cols = next(iter(masks.values())).shape[:3]
     band_sets = tuple((m, s) for m, x in masks.items() for s in range(x.shape[-1]))
-    keep = [masks[m][..., s].flatten(1) for m, s in band_sets]  # [R, h w T] each
-    counts = torch.stack([k.sum(1) for k in keep], dim=1)  # [R, band sets]
-    ends = counts.cumsum(1)
-    length = max(int(ends[:, -1].max()), 1)
+    n_slots = max(x.shape[3] for x in masks.values())
+    # What each column of the full sequence is.
+    columns = []
+    for m, x in masks.items():
+        first = band_sets.index((m, 0))
+        axes = [torch.arange(k) for k in x.shape[1:]]
+        i, j, time, own = (g.flatten() for g in torch.meshgrid(*axes, indexing="ij"))
+        slot = time if m in SENSORS else torch.full_like(time, n_slots)
+        columns.append(torch.stack((own + first, slot, i, j, time)))
+    table = torch.cat(columns, dim=1)
 
-    source = torch.zeros(n_rows, length, dtype=torch.long)
-    columns = torch.zeros(4, n_rows, length, dtype=torch.long)
+    keep = torch.cat([x.flatten(1) for x in masks.values()], dim=1)
+    row, column = keep.nonzero(as_tuple=True)
+    set_number, slot, cell_row, cell_col, time = table[:, column]
+    source = torch.empty_like(row)
     picked, n_before = [], 0
     for number, (modality, band_set) in enumerate(band_sets):
-        row, token = keep[number].nonzero(as_tuple=True)
-        n_times = masks[modality].shape[3]
-        time = token % n_times
-        slot = time if modality in SENSORS else torch.full_like(time, n_slots)
-        cell_row = token // n_times // grid[1]
-        cell_col = token // n_times % grid[1]
-        # Tokens of a row follow each other, so their place in it counts up from the row's first.
-        n_here = counts[:, number]
-        within = torch.arange(len(row)) - (n_here.cumsum(0) - n_here)[row]
-        place = (ends[:, number] - n_here)[row] + within
-        source[row, place] = torch.arange(len(row)) + n_before
-        for column, values in zip(
-            columns, (torch.tensor(number), slot, cell_row, cell_col), strict=True
-        ):
-            column[row, place] = values
-        n_before += len(row)
+        here = (set_number == number).nonzero()[:, 0]
+        source[here] = torch.arange(n_before, n_before + len(here))
+        n_before += len(here)
         picked.append(
             Picked(
                 modality=modality,
                 band_set=band_set,
-                row=row,
-                sample=sample[row],
-                cell_row=cell_row,
-                cell_col=cell_col,
-                time=time,
+                row=row[here],
+                sample=sample[row[here]],
+                cell_row=cell_row[here],
+                cell_col=cell_col[here],
+                time=time[here],
             )
         )
-    valid = torch.arange(length) < ends[:, -1:]
     return Selection(
         picked=tuple(picked),
         source=source,
-        sample=sample,
-        set_number=columns[0],
+        row=row,
+        sample=sample[row],
+        set_number=set_number,
         band_sets=band_sets,
-        slot=columns[1],
-        cell_row=columns[2],
-        cell_col=columns[3],
-        valid=None if bool(valid.all()) else valid,
-        counts=ends[:, -1],
-        grid_hw=(grid[0], grid[1]),
+        slot=slot,
+        cell_row=cell_row,
+        cell_col=cell_col,
+        counts=tuple(row.bincount(minlength=n_rows).tolist()),
+        grid_hw=(n_cell_rows, n_cell_cols),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroup:
+    """Consecutive rows of equal length: attention over them needs no padding."""
+
+    n_rows: int
+    n_queries: int
+    """Tokens of each row that ask."""
+
+    n_read: int
+    """Tokens of each row that are read."""
+
+
+def row_groups(queries: Sequence[int], read: Sequence[int]) -> tuple[RowGroup, ...]:
+    """Groups of consecutive rows whose counts are equal; the fewer, the faster."""
+    pairs = groupby(zip(queries, read, strict=True))
+    return tuple(RowGroup(n_rows=len(list(rows)), n_queries=q, n_read=r) for (q, r), rows in pairs)

@@ -111,8 +111,12 @@ class StepPlan:
     decode: Selection
     target: Selection
     pairs: dict[str, tuple[Tensor, Tensor, Tensor]]
-    """Per decoded modality: slot in the row of predictions [R, N], number of the target [R, N],
-    tokens used [R]."""
+    """Per decoded modality: number of the prediction [R, N], number of its target [R, N], tokens
+    used [R]."""
+
+    order: Tensor
+    """Which sample of which view each row is [R]: view x B + sample. Rows of equal length are
+    neighbors, so that attention needs no padding."""
 
     band_keep: dict[str, Tensor] | None
     """[R, C]; None without band dropout."""
@@ -151,18 +155,23 @@ class Objective:
         Without ``training`` nothing is dropped or skipped.
         """
         present = {m: batch.present[m].cpu() for m in config.modalities if m in batch.present}
-        n_views = self.config.n_views
+        n_samples, n_views = len(batch.ids), self.config.n_views
         views = [
             mask(present, self.config.masking, generator, ids=batch.ids) for _ in range(n_views)
         ]
         roles = {m: torch.cat([view[m] for view in views]) for m in present}
-        sample = torch.arange(len(batch.ids)).repeat(n_views)
+        order = _row_order(roles)
+        roles = {m: r[order] for m, r in roles.items()}
+        sample = order % n_samples
         decode = select({m: r == Role.DECODE for m, r in roles.items()}, sample)
-        any_view = {
-            m: (r == Role.DECODE).unflatten(0, (n_views, -1)).any(0) for m, r in roles.items()
-        }
-        target = select(any_view, torch.arange(len(batch.ids)))
-        keep, scale = None, None
+        wanted = {}
+        for m, r in roles.items():
+            any_row = torch.zeros_like(present[m])
+            any_row.index_put_((sample,), r == Role.DECODE, accumulate=True)
+            wanted[m] = any_row
+        target = select(wanted, torch.arange(n_samples))
+        keep: list[dict[str, Tensor]] = []
+        scale = None
         if training:
             keep = [self._band_keep(config, batch, generator) for _ in range(n_views)]
             scale = _branch_scale(config, batch, generator, n_views)
@@ -173,13 +182,16 @@ class Objective:
             decode=decode,
             target=target,
             pairs=_pairs(decode, target),
-            band_keep={m: torch.cat([k[m] for k in keep]) for m in keep[0]} if keep else None,
-            branch_scale=scale,
+            order=order,
+            band_keep={m: torch.cat([k[m] for k in keep])[order] for m in keep[0]}
+            if keep
+            else None,
+            branch_scale=None if scale is None else scale[:, :, order],
         )
 
     def loss(self, model: PretrainingModel, batch: Batch, plan: StepPlan) -> Losses:
         """The loss of a batch under a plan."""
-        config = self.config
+        config, n_samples = self.config, len(batch.ids)
         device = next(iter(batch.values.values())).device
         keep, scale = plan.band_keep, plan.branch_scale
         output = model(
@@ -193,26 +205,24 @@ class Objective:
             branch_scale=None if scale is None else scale.to(device),
             pooled=config.contrastive_weight > 0,
         )
+        back = plan.order.argsort().to(device)
         total = output.predictions.float().sum() * 0.0
         parts: dict[str, Tensor] = {}
         for modality, (slots, numbers, counts) in plan.pairs.items():
             rows, counted = patch_discrimination(
-                output.predictions.gather(
-                    1,
-                    slots.to(device)[..., None].expand(-1, -1, output.predictions.shape[-1]),
-                ),
+                output.predictions[slots.to(device)],
                 output.targets[numbers.to(device)],
                 counts,
                 temperature=config.temperature,
                 same_target=config.same_target if modality in MAPS else None,
             )
             by_view = mean_of_counted(
-                rows.unflatten(0, (config.n_views, -1)), counted.unflatten(0, (config.n_views, -1))
+                *(x[back].unflatten(0, (-1, n_samples)) for x in (rows, counted))
             )
             parts[f"discrimination/{modality}"] = by_view.mean()
             total = total + by_view.mean()
         if output.pooled is not None:
-            queries, keys = output.pooled.chunk(2)
+            queries, keys = output.pooled[back].chunk(2)
             contrastive = info_nce(queries, keys, temperature=config.contrastive_temperature)
             parts["contrastive"] = contrastive
             total = total + config.contrastive_weight * contrastive
@@ -263,31 +273,36 @@ def _branch_scale(
     return kept.T.reshape(config.depth, 2, -1)
 
 
+def _row_order(roles: Mapping[str, Tensor]) -> Tensor:
+    """Rows sorted by the tokens they encode, then by those they decode."""
+    every = torch.cat([r.flatten(1) for r in roles.values()], dim=1)
+    order = (every == Role.DECODE).sum(1).argsort(stable=True)
+    return order[(every == Role.ENCODE).sum(1)[order].argsort(stable=True)]
+
+
 def _pairs(decode: Selection, target: Selection) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Where the prediction and the target of each decoded token are, per modality."""
-    n_rows = decode.shape[0]
-    pairs, n_before, first = {}, 0, torch.zeros(n_rows, dtype=torch.long)
-    modalities = dict.fromkeys(p.modality for p in decode.picked)
-    for modality in modalities:
-        own = [p for p in decode.picked if p.modality == modality]
-        wanted = [p for p in target.picked if p.modality == modality]
-        counts = torch.stack([p.row.bincount(minlength=n_rows) for p in own]).sum(0)
-        length = int(counts.max())
-        numbers = torch.zeros(n_rows, length, dtype=torch.long)
-        filled = torch.zeros(n_rows, dtype=torch.long)
-        for p, t in zip(own, wanted, strict=True):
-            # Both lists are sorted by sample, place and timestep.
-            known = _address(t, decode.grid_hw)
-            found = torch.searchsorted(known, _address(p, decode.grid_hw)) + n_before
-            n_here = p.row.bincount(minlength=n_rows)
-            within = torch.arange(len(p.row)) - (n_here.cumsum(0) - n_here)[p.row]
-            numbers[p.row, filled[p.row] + within] = found
-            filled = filled + n_here
-            n_before += len(t.row)
-        slots = first[:, None] + torch.arange(length)
-        if length:
-            pairs[modality] = (slots.clamp_(max=decode.shape[1] - 1), numbers, counts)
-        first = first + counts
+    n_rows = len(decode.counts)
+    number = torch.empty_like(decode.row)  # of the target of each decoded token
+    n_before, start = 0, 0
+    in_order = decode.source.argsort()
+    for own, wanted in zip(decode.picked, target.picked, strict=True):
+        # Both are sorted by sample, place and timestep within their rows.
+        found = torch.searchsorted(_address(wanted, target.grid_hw), _address(own, target.grid_hw))
+        number[in_order[start : start + len(own.row)]] = found + n_before
+        n_before, start = n_before + len(wanted.row), start + len(own.row)
+    pairs = {}
+    for modality in dict.fromkeys(m for m, _ in decode.band_sets):
+        sets = [i for i, (m, _) in enumerate(decode.band_sets) if m == modality]
+        tokens = ((decode.set_number >= sets[0]) & (decode.set_number <= sets[-1])).nonzero()[:, 0]
+        if not len(tokens):
+            continue
+        row = decode.row[tokens]
+        counts = row.bincount(minlength=n_rows)
+        within = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+        both = torch.zeros(2, n_rows, int(counts.max()), dtype=torch.long)
+        both[0, row, within], both[1, row, within] = tokens, number[tokens]
+        pairs[modality] = (both[0], both[1], counts)
     return pairs
 
 
