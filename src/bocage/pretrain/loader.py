@@ -236,7 +236,8 @@ class Loader:
                     piece = crop.values[name]
                     x[row, :, :, : piece.shape[2]] = normalize(name, piece)
             present[name] = torch.from_numpy(self._present(name, x, shape.patch_size))
-            values[name] = torch.from_numpy(np.nan_to_num(x, copy=False, nan=0.0))
+            x[np.isnan(x)] = 0.0
+            values[name] = torch.from_numpy(x)
         return Batch(
             values=values,
             present=present,

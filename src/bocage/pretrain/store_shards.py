@@ -33,7 +33,7 @@ class ShardedArray:
 
     def __init__(self, folder: Path) -> None:
         """Read the array's metadata; StoreError if it is not one that ``store`` writes."""
-        from numcodecs.zstd import Zstd  # type: ignore[import-untyped]
+        from numcodecs.zstd import decompress  # type: ignore[import-untyped]
 
         self.folder = folder
         try:
@@ -50,48 +50,46 @@ class ShardedArray:
             self.missing = float(meta["fill_value"])
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise _foreign(folder, f"unreadable zarr.json ({error})") from error
-        whole = (1, 1, self.shard_shape[2])
         if (
             codecs != ["bytes", "zstd"]
             or index != ["bytes", "crc32c"]
             or sharding.get("index_location", "end") != "end"
-            or self.chunk_shape[:3] != whole
+            or (self.chunk_shape[0], self.chunk_shape[2]) != (1, self.shape[2])
             or self.shard_shape[1:] != self.shape[1:]
         ):
             raise _foreign(folder, f"codecs {codecs}, chunks {self.chunk_shape}")
         grid = [s // c for s, c in zip(self.shard_shape, self.chunk_shape, strict=True)]
         self._grid = (grid[1], grid[3], grid[4])  # of one sample: time, y, x
-        self._codec = Zstd()
+        self._decompress = decompress
         self._lock = threading.Lock()
         self.n_bytes = 0
         self.n_chunks = 0
 
     def read(self, sample: int, rows: slice, cols: slice, steps: tuple[int, ...]) -> NDArray[Any]:
         """Stored codes [len(steps), C, H, W] of a box inside one sample."""
-        side = self.chunk_shape[3]
+        times, side = self.chunk_shape[1], self.chunk_shape[3]
         shape = (len(steps), self.chunk_shape[2], rows.stop - rows.start, cols.stop - cols.start)
         out = np.full(shape, self.missing, self.dtype)
         wanted = [
             (t, y, x)
-            for t in steps
+            for t in sorted({step // times for step in steps})
             for y in range(rows.start // side, -(-rows.stop // side))
             for x in range(cols.start // side, -(-cols.stop // side))
         ]
-        position = {t: i for i, t in enumerate(steps)}
         for (t, y, x), chunk in self._chunks(sample, wanted):
             y0, x0 = y * side, x * side
             top, bottom = max(rows.start, y0), min(rows.stop, y0 + side)
             left, right = max(cols.start, x0), min(cols.stop, x0 + side)
-            out[
-                position[t],
-                :,
-                top - rows.start : bottom - rows.start,
-                left - cols.start : right - cols.start,
-            ] = chunk[:, top - y0 : bottom - y0, left - x0 : right - x0]
+            inside = [i for i, step in enumerate(steps) if step // times == t]
+            piece = chunk[:, :, top - y0 : bottom - y0, left - x0 : right - x0]
+            target = out[..., top - rows.start : bottom - rows.start, :]
+            target = target[..., left - cols.start : right - cols.start]
+            for i in inside:
+                target[i] = piece[steps[i] - t * times]
         return out
 
     def _chunks(self, sample: int, wanted: list[tuple[int, int, int]]) -> Any:
-        """Pairs of chunk position and decoded chunk [C, y, x]; absent chunks are left out."""
+        """Pairs of chunk position and decoded chunk [T, C, y, x]; absent chunks are left out."""
         shard, row = divmod(sample, self.shard_shape[0])
         path = self.folder / "c" / str(shard) / "0" / "0" / "0" / "0"
         try:
@@ -105,14 +103,14 @@ class ShardedArray:
             pieces = _read_joined(file, path, [e for e in entries if e[0] != _ABSENT])
         finally:
             os.close(file)
-        result = []
-        for key, (offset, length) in zip(wanted, entries, strict=True):
-            if offset != _ABSENT:
-                result.append((key, self._decode(pieces[int(offset)], path)))
-                with self._lock:
-                    self.n_chunks += 1
-                    self.n_bytes += int(length)
-        return result
+        with self._lock:
+            self.n_chunks += len(pieces)
+            self.n_bytes += sum(map(len, pieces.values()))
+        return [
+            (key, self._decode(pieces[int(offset)], path))
+            for key, (offset, _) in zip(wanted, entries, strict=True)
+            if offset != _ABSENT
+        ]
 
     def _index(self, file: int, path: Path, row: int, wanted: list[tuple[int, int, int]]) -> Any:
         n_times, n_rows, n_cols = self._grid
@@ -129,8 +127,8 @@ class ShardedArray:
 
     def _decode(self, data: bytes, path: Path) -> NDArray[Any]:
         try:
-            raw = self._codec.decode(data)
-            return np.frombuffer(raw, self.dtype).reshape(self.chunk_shape[2:])
+            raw = self._decompress(data)
+            return np.frombuffer(raw, self.dtype).reshape(self.chunk_shape[1:])
         except (RuntimeError, ValueError) as error:
             raise _damaged(path, str(error)) from error
 
