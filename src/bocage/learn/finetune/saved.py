@@ -1,8 +1,8 @@
 """A fine-tuned network in a folder, and back.
 
 config.json is the backbone as its library describes it, weights.safetensors its weights:
-``bocage.load_model(folder)`` reads these two as well. head.safetensors holds the head, and head.json
-the task, classes, patch size, sensors, dates and normalization.
+``bocage.load_model(folder)`` reads these two as well. head.safetensors holds the head, and
+head.json the task, classes, patch size, sensors, dates and normalization.
 """
 
 from __future__ import annotations

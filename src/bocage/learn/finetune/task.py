@@ -36,13 +36,12 @@ class Task:
                 fix="correct --task",
             )
         check_classes(self.classes)
-        if self.kind != "regression" and len(self.classes) < (
-            1 if self.kind == "multilabel" else 2
-        ):
+        fewest = {"regression": 0, "multilabel": 1}.get(self.kind, 2)
+        if len(self.classes) < fewest:
             names = ", ".join(c.name for c in self.classes) or "none"
             raise InputError(
-                got=f"{len(self.classes)} class for {self.kind} ({names})",
-                expected=f"at least {fewest}",
+                got=f"{len(self.classes)} class(es) for {self.kind} ({names})",
+                expected=f"at least {fewest} classes",
                 fix="add labels of another class, for example of the background",
             )
         if (self.kind in {"classification", "multilabel"}) != (self.label_px is None) and (
