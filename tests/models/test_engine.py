@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from bocage.errors import BocageWarning, ConfigError
 from bocage.models.encoder import Encoder
-from bocage.models.engine import FastEncoder, build, fast_encoder, kernels
+from bocage.models.engine import FastEncoder, build, fast_encoder, kernels, library
 from bocage.models.engine.compiled import CompiledBackend
 from bocage.models.missing import prepare
 from bocage.models.releases import release_config
@@ -31,7 +33,7 @@ from .official import (
     random_values,
 )
 
-NO_KERNELS = kernels.why_unavailable()
+NO_KERNELS = library.why_unavailable()
 needs_kernels = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
 
 FP32_MAX_ABS = 2e-5
@@ -271,16 +273,74 @@ def test_attention_kernel(head_width: int, n_tokens: int, spread: float) -> None
 
 
 @needs_kernels
-def test_gelu_and_norm_kernels() -> None:
-    x = torch.linspace(-12, 12, 24016)
-    exact = functional.gelu(x.double())
-    assert (kernels.gelu_(x.clone()) - exact).abs().max() < 1e-6
-    rounded = x.bfloat16()
-    error = (kernels.gelu_(rounded.clone()) - functional.gelu(rounded.double())).abs()
-    assert (error <= 2**-8 * functional.gelu(rounded.double()).abs() + 1e-4).all()
-    y = torch.randn(37, 192) * 3 + 5
-    normed = functional.layer_norm(y, (192,))
-    assert (kernels.layer_norm(y, 1e-5) - normed).abs().max() < 1e-5
+@pytest.mark.parametrize("shape", [(1, 32, 32), (77, 128, 384), (33, 3072, 64), (250, 768, 96)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_product_kernel(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    n_rows, n_in, n_out = shape
+    generator = torch.Generator().manual_seed(n_in)
+    x = (torch.randn(n_rows, n_in, generator=generator) * 3 + 1).to(dtype)
+    weight = torch.randn(n_out, n_in, generator=generator) / n_in**0.5
+    bias, plus = torch.randn(n_out), torch.randn(n_rows, n_out).to(dtype)
+    packed = kernels.pack_weight(weight, dtype)
+    exact_weight = weight.to(dtype).double()
+    product = x.double() @ exact_weight.mT + bias
+    bound = 2e-5 if dtype == torch.float32 else 2**-8 * float(product.abs().max())
+    assert (kernels.product(x, packed, bias) - product).abs().max() <= bound
+    added = kernels.product(x, packed, bias, plus=plus)
+    assert (added - product - plus).abs().max() <= 2 * bound
+    if n_in <= 1024:  # a norm reads whole rows
+        normed = functional.layer_norm(x.double(), (n_in,), eps=1e-5)
+        expected = functional.gelu(normed.to(dtype).double() @ exact_weight.mT + bias)
+        ours = kernels.product(x, packed, bias, norm_epsilon=1e-5, gelu=True)
+        assert (ours - expected).abs().max() <= (2e-6 if dtype == torch.float32 else 0.02)
+
+
+@needs_kernels
+def test_gelu_of_products() -> None:
+    x = torch.linspace(-12, 12, 24032).view(-1, 32)
+    for dtype in (torch.float32, torch.bfloat16):
+        same = kernels.pack_weight(torch.eye(32), dtype)
+        exact = functional.gelu(x.to(dtype).double())
+        error = (kernels.product(x.to(dtype), same, torch.zeros(32), gelu=True) - exact).abs()
+        if dtype == torch.float32:
+            assert error.max() < 1e-6
+        else:
+            assert (error <= 2**-8 * exact.abs() + 1e-4).all()
+
+
+@needs_kernels
+def test_fp32_products_are_as_exact_as_torch() -> None:
+    """Three bf16 numbers hold 24 bits: no value, however mixed in size, loses more than in fp32."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 768, generator=generator) * 10 ** torch.linspace(-6, 4, 768)
+    weight = torch.randn(128, 768, generator=generator)
+    exact = x.double() @ weight.double().mT
+    scale = x.double().abs() @ weight.double().abs().mT
+    ours = kernels.product(x, kernels.pack_weight(weight, torch.float32), torch.zeros(128))
+    theirs = functional.linear(x, weight)
+    assert ((ours - exact).abs() / scale).max() <= 4 * ((theirs - exact).abs() / scale).max()
+
+
+@needs_kernels
+def test_a_second_process_opens_the_kernels_that_the_first_built(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "from bocage.models.engine import library; assert library.why_unavailable() is None"
+    )
+    environment = {**os.environ, "BOCAGE_CACHE": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "compiled the kernels in" in said[0]
+    assert "compiled" not in said[1]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_without_a_compiler_the_plain_encoder_runs_and_says_so(
@@ -302,9 +362,9 @@ def test_auto_says_what_it_picked_and_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = torch.device("cpu")
-    monkeypatch.setattr(kernels, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(build, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     assert build.choose_precision("auto", device) == ("bf16", "the processor has AMX")
-    monkeypatch.setattr(kernels, "cpu_flags", frozenset)
+    monkeypatch.setattr(build, "cpu_flags", frozenset)
     assert build.choose_precision("auto", device)[0] == "fp32"
     with pytest.raises(ConfigError, match="precision='half'"):
         build.choose_precision("half", device)

@@ -11,10 +11,11 @@ import torch
 
 from bocage.errors import BocageWarning, ConfigError
 from bocage.models.encoder import Encoder
-from bocage.models.engine import cpu, kernels
+from bocage.models.engine import cpu
 from bocage.models.engine.compiled import CompiledBackend
 from bocage.models.engine.cpu import CpuBackend
 from bocage.models.engine.fast import FastEncoder
+from bocage.models.engine.library import cpu_flags
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
         return precision, "as asked"
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "the GPU multiplies bfloat16 natively"
-    if device.type == "cpu" and "amx_bf16" in kernels.cpu_flags():
+    if device.type == "cpu" and "amx_bf16" in cpu_flags():
         return "bf16", "the processor has AMX"
     return "fp32", "this device has no fast bfloat16"
 

@@ -1,4 +1,4 @@
-"""The encoder on CPUs with AMX, in bfloat16 or fp32: oneDNN for the products, kernels between them.
+"""The encoder on CPUs with AMX, in bfloat16, fp32 or int8, on kernels of our own.
 
 Read ``encoder.py`` first: this is the same network. What differs:
 
@@ -6,7 +6,9 @@ Read ``encoder.py`` first: this is the same network. What differs:
   small tables (time and place) and rotations are applied inside attention;
 * gains and biases of norms are folded into the linear map that follows; q, k and v are one map;
 * a patch goes from pixels to its projection without an upsampled image;
-* weights are packed once; statistics, softmax and rotations are fp32.
+* norms before a linear map, GELU and sums after it happen in the same pass; weights are packed once;
+* fp32 products run on the bf16 tile unit, three numbers per value (``products.cpp``);
+* statistics, softmax and rotations are fp32; int8 products are oneDNN's.
 
 Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets of all
 sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D width.
@@ -27,6 +29,7 @@ from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
 from bocage.models.engine import kernels, tables
 from bocage.models.engine.kernels import Rotation, TokenOrder
+from bocage.models.engine.library import why_unavailable
 from bocage.models.engine.tables import Angles
 from bocage.models.packing import plan_packing
 from bocage.models.patch_embedding import PatchEmbedding
@@ -43,11 +46,11 @@ def why_unsuited(config: ModelConfig, precision: str) -> str | None:
     head_width = config.width // config.heads
     if precision != "fp32" and head_width not in kernels.HEAD_WIDTHS:
         return f"there is no attention kernel for heads of width {head_width}"
-    if head_width % 16 or config.width % 16:
-        return f"heads of width {head_width} are not a multiple of 16"
+    if head_width % 16 or config.width % 32:
+        return f"heads of width {head_width} are not a multiple of 16, or {config.width} not of 32"
     if config.base_patch_size != 8 or len(config.pixel_hidden or (1,)) != 1:
         return "its patch embedding is not that of a release"
-    return kernels.why_unavailable()
+    return why_unavailable()
 
 
 class CpuBackend:
@@ -135,9 +138,9 @@ class FastBlock:
 
     def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
         """Tokens [B, N, D] to [B, N, D]."""
-        qkv = self.qkv(kernels.layer_norm(x, self.epsilon))
+        qkv = self.qkv(x, norm_epsilon=self.epsilon)
         x = self.proj(self._attend(qkv, rotation, order), plus=x)
-        hidden = kernels.gelu_(self.fc1(kernels.layer_norm(x, self.epsilon)))
+        hidden = self.fc1(x, norm_epsilon=self.epsilon, gelu=True)
         return self.fc2(hidden, plus=x)
 
     def _attend(self, qkv: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
@@ -267,24 +270,25 @@ class FastPatchEmbedding:
 
 
 class PackedLinear:
-    """A linear map whose weight is laid out once for oneDNN."""
+    """A linear map whose weight is laid out once for the kernel; fp32 or bf16 in and out."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         """Weight [n_out, n_in], bias [n_out]."""
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(
-            weight.detach().to(dtype).contiguous(), 1024
-        )
-        self.bias = bias.detach().to(dtype)
+        self.weight = kernels.pack_weight(weight, dtype)
+        self.bias = bias.detach().float().contiguous()
 
-    def __call__(self, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
-        """Map x [..., n_in] to [..., n_out], with ``plus`` added."""
-        linear = torch.ops.mkldnn._linear_pointwise
-        out: Tensor
-        if plus is None:
-            out = linear(x, self.weight, self.bias, "none", [], "")
-        else:
-            out = linear.binary(x, plus, self.weight, self.bias, "add")
-        return out
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        norm_epsilon: float | None = None,
+        gelu: bool = False,
+        plus: Tensor | None = None,
+    ) -> Tensor:
+        """Map x [..., n_in] to [..., n_out]; see ``kernels.product`` for the rest."""
+        return kernels.product(
+            x, self.weight, self.bias, norm_epsilon=norm_epsilon, gelu=gelu, plus=plus
+        )
 
 
 def merge_qkv(block: Block) -> tuple[Tensor, Tensor]:

@@ -1,33 +1,26 @@
-"""Build and call ``kernels.cpp``: attention, patch embedding, norms and GELU for CPUs with AMX.
+"""The kernels for CPUs with AMX as functions of tensors; what they compute stands in the ``.cpp`` files.
 
-The shared library is compiled once per machine (about five seconds) and kept in the cache folder
-under the hash of its source and flags.
+attention.cpp   rotary encoding and attention
+patches.cpp     resize and pixel network of patches
+products.cpp    linear maps with norm, bias, GELU and sum
+rows.cpp        last norm with its mean; int8 codes
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import time
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from bocage.models.engine.library import library
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-O3", "-std=c++17", "-march=sapphirerapids", "-fopenmp", "-shared", "-fPIC")
 HEAD_WIDTHS = (16, 64)
 """Head widths of the attention kernel: nano has 16, all other sizes 64."""
+
+N_PARTS = {torch.float32: 3, torch.bfloat16: 1}
+"""Numbers of bf16 that stand for one value in a product."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +62,6 @@ class ResizeTaps:
     """fp32 [n_out, n taps]; no taps at all where the axis is not resized."""
 
 
-def why_unavailable() -> str | None:
-    """The reason why the kernels cannot run here, or None if they can."""
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        return f"{platform.system()} {platform.machine()} is not Linux on x86-64"
-    missing = {"amx_tile", "amx_bf16", "avx512_bf16", "avx512bw"} - cpu_flags()
-    if missing:
-        return f"the processor lacks {', '.join(sorted(missing))}"
-    try:
-        _library()
-    except (OSError, RuntimeError) as error:
-        return str(error)
-    return None
-
-
 def attention(
     qkv: Tensor,
     heads: int,
@@ -99,7 +78,7 @@ def attention(
     width = qkv.shape[-1] // 3
     make = torch.empty if order.lengths is None else torch.zeros  # padding is not written
     out = make(n_batch, n_tokens, width, dtype=torch.bfloat16)
-    failed = _library().bocage_attention(
+    failed = library().bocage_attention(
         _pointer(qkv),
         _pointer(out),
         n_batch,
@@ -118,7 +97,7 @@ def attention(
 def rotate_qk_(qkv: Tensor, heads: int, rotation: Rotation, order: TokenOrder) -> None:
     """Turn q and k of fp32 qkv [B, N, 3 D] in place; channel pairs of a head are (k, k + K)."""
     n_batch, n_tokens, width = qkv.shape
-    _library().bocage_rotate_qk(
+    library().bocage_rotate_qk(
         _pointer(qkv),
         n_batch,
         n_tokens,
@@ -147,7 +126,7 @@ def patch_pixels(
     grid = len(by_row.first) // 8, len(by_col.first) // 8
     weight, bias = hidden if hidden is not None else (None, None)
     n_hidden = 0 if hidden is None else out.shape[1] // 64
-    _library().bocage_patch_pixels(
+    library().bocage_patch_pixels(
         _pointer(x),
         _pointer(out),
         out.dtype == torch.float32,
@@ -186,27 +165,58 @@ def pack_hidden(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tenso
     return pairs.contiguous().to(torch.bfloat16), padded_bias
 
 
-def layer_norm(x: Tensor, epsilon: float) -> Tensor:
-    """LayerNorm without gain of bf16 x [..., D], statistics in fp32."""
-    out = torch.empty_like(x)
-    width = x.shape[-1]
-    _library().bocage_layer_norm(
-        _pointer(x), _pointer(out), x.dtype == torch.float32, x.numel() // width, width, epsilon
-    )
+def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weight [n_out, n_in] as ``product`` reads it: tiles in bf16, three numbers per value of fp32."""
+    n_out, n_in = weight.shape
+    rest, parts = weight.detach().float(), []
+    for _ in range(N_PARTS[dtype]):
+        parts.append(rest.to(torch.bfloat16))
+        rest = rest - parts[-1].float()
+    tiles = torch.stack(parts).view(len(parts), n_out // 32, 2, 16, n_in // 32, 16, 2)
+    return tiles.permute(1, 4, 0, 2, 5, 3, 6).contiguous()
+
+
+def product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    norm_epsilon: float | None = None,
+    gelu: bool = False,
+    plus: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Linear map of x [..., n_in] in fp32 or bf16 to [..., n_out] with a packed weight, fp32 bias.
+
+    Before it LayerNorm without gain if ``norm_epsilon`` is given; after it GELU, then ``plus`` is
+    added. Widths are multiples of 32.
+    """
+    n_in, n_out = x.shape[-1], len(bias)
+    if out is None:
+        out = torch.empty(*x.shape[:-1], n_out, dtype=x.dtype)
+    if x.numel():
+        library().bocage_product(
+            _pointer(x),
+            _pointer(weight),
+            _pointer(bias),
+            None if plus is None else _pointer(plus),
+            _pointer(out),
+            x.dtype == torch.float32,
+            x.numel() // n_in,
+            n_in,
+            n_out,
+            norm_epsilon is not None,
+            norm_epsilon or 0.0,
+            gelu,
+        )
     return out
-
-
-def gelu_(x: Tensor) -> Tensor:
-    """GELU in place of bf16 x."""
-    _library().bocage_gelu(_pointer(x), x.dtype == torch.float32, x.numel())
-    return x
 
 
 def norm_pool(x: Tensor, weight: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """Weighted mean over L of the LayerNorm of bf16 x [..., L, D], as fp32 [..., D]."""
     *cells, length, width = x.shape
     out = torch.empty(*cells, width)
-    _library().bocage_norm_pool(
+    library().bocage_norm_pool(
         _pointer(x),
         _pointer(out),
         x.dtype == torch.float32,
@@ -247,13 +257,6 @@ def add_(x: Tensor, add: Tensor, rescale: tuple[Tensor, Tensor]) -> Tensor:
     return x
 
 
-def cache_folder() -> Path:
-    """Folder of compiled code: BOCAGE_CACHE, else the user's cache folder."""
-    if "BOCAGE_CACHE" in os.environ:
-        return Path(os.environ["BOCAGE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bocage"
-
-
 def _pointer(x: Tensor) -> ctypes.c_void_p:
     if not x.is_contiguous():
         raise ValueError(f"kernel argument of strides {x.stride()} is not contiguous")
@@ -272,7 +275,7 @@ def _quantize(
     in_scale, bias = rescale if rescale is not None else (None, None)
     codes, scale = out if out is not None else (None, None)
     width = x.shape[-1]
-    _library().bocage_quantize(
+    library().bocage_quantize(
         _pointer(x),
         *(None if part is None else _pointer(part) for part in (add, in_scale, bias)),
         gelu,
@@ -302,51 +305,3 @@ def _rotation_arguments(rotation: Rotation | None, order: TokenOrder) -> tuple[o
         _pointer(order.place),
         n_tokens if len(order.time) > 1 else 0,
     )
-
-
-@lru_cache(maxsize=1)
-def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the processor as Linux names them; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.exists() else ():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
-
-
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    compiler = os.environ.get("CXX") or shutil.which("g++")
-    key = hashlib.sha256(" ".join((*FLAGS, str(compiler))).encode() + SOURCE.read_bytes())
-    path = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
-    if not path.exists():
-        if compiler is None:
-            raise RuntimeError("there is no C++ compiler (g++)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / path.name
-            result = subprocess.run(
-                [compiler, *FLAGS, str(SOURCE), "-o", str(built)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if result.returncode:
-                raise RuntimeError(f"{compiler} cannot build {SOURCE.name}: {result.stderr[:500]}")
-            built.replace(path)  # atomic: two processes may build at once
-        logger.info("compiled %s in %.1f s", SOURCE.name, time.perf_counter() - started)
-    library = ctypes.CDLL(str(path))
-    i, p, f = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-    library.bocage_attention.argtypes = [p, p, i, i, i, i, p, p, p, p, p, p, p, i, p, p, i]
-    library.bocage_quantize.argtypes = [p, p, p, p, i, i, f, p, p, i, i]
-    library.bocage_rotate_qk.argtypes = [p, i, i, i, i, p, p, p, p, i, p, p, i]
-    library.bocage_patch_pixels.argtypes = [p, p, *[i] * 11, p, p, p, p, p, i, i, p, p]
-    library.bocage_layer_norm.argtypes = [p, p, i, i, i, f]
-    library.bocage_gelu.argtypes = [p, i, i]
-    library.bocage_norm_pool.argtypes = [p, p, i, i, i, i, p, p, p, f]
-    for function in ("quantize", "rotate_qk", "layer_norm", "gelu", "norm_pool", "patch_pixels"):
-        getattr(library, f"bocage_{function}").restype = None
-    if library.bocage_request_tiles() != 0:
-        raise RuntimeError("the system does not grant the AMX tile registers")
-    return library
