@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.utils import unpack_encoder_output
 
 from bocage.pretrain.architecture import make_pretraining_model, model_config
 from bocage.pretrain.batch import Batch
@@ -75,7 +76,14 @@ def naive_step(
         masked = official_sample(seen, batch.timestamps)._replace(
             **{f"{m}_mask": to_pixels(r, batch.patch_size) for m, r in roles.items()}
         )
-        _, decoded, projected, _, _ = official(masked, patch_size=batch.patch_size)
+        query = plan.location_query_patch_size
+        options = {} if query is None else {"location_query_patch_size": query}
+        encoded = official.encoder(masked, patch_size=batch.patch_size, **options)
+        latent, projected, context = unpack_encoder_output(encoded)
+        context.pop("student_location_tokens", None)
+        decoded = official.decoder(
+            latent, timestamps=batch.timestamps, patch_size=batch.patch_size, **context
+        )
         pooled.append(projected)
         for m, r in roles.items():
             losses = []

@@ -136,6 +136,8 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[RowGroup
         for group, *qkv in parts
         if group.n_queries
     ]
+    if not outputs:
+        return q  # nothing asks
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 

@@ -205,8 +205,11 @@ class PretrainingOutput:
     pooled: Tensor | None
     """[R, D] from the contrastive head, if asked for."""
 
-    heads: dict[str, Tensor]
-    """Outputs of the extra heads by name (v1.3)."""
+    maps: dict[str, Tensor]
+    """Per map what the supervision head predicts (v1.3), of the rows asked for."""
+
+    back_projections: dict[int, Tensor]
+    """Location tokens [R r_h r_w, D] as prefixes of the readout remember them (v1.3)."""
 
 
 class PretrainingModel(nn.Module):
@@ -218,6 +221,9 @@ class PretrainingModel(nn.Module):
         self.encoder = Encoder(config, modalities=config.modalities, with_projection=True)
         self.decoder = Predictor(config)
         self.target_encoder = FrozenTarget(self.encoder.patch_embeddings)
+        # Extra heads of training, which an objective may ask for (v1.3).
+        self.supervision_head: nn.Module | None = None
+        self.location_token_distillation_head: nn.Module | None = None
 
     def forward(
         self,
@@ -232,12 +238,13 @@ class PretrainingModel(nn.Module):
         branch_scale: Tensor | None = None,
         pooled: bool = False,
         location_query_patch_size: int | None = None,
+        map_rows: Mapping[str, Tensor] | None = None,
     ) -> PretrainingOutput:
         """Encode, predict and look up the targets of one step.
 
         ``values`` [B, H, W, T, C] normalized, maps included; ``timestamps`` [B, T, 3]; the rows of
         ``encode`` and ``decode`` belong together, ``target`` holds one row per sample with
-        everything that its rows decode.
+        everything that its rows decode. ``map_rows`` [k] says per map which rows predict it.
         """
         base = self.config.base_patch_size
         patches = {m: resized_patches(x, base, patch_size) for m, x in values.items()}
@@ -250,13 +257,17 @@ class PretrainingModel(nn.Module):
             branch_scale=branch_scale,
             location_query_patch_size=location_query_patch_size,
         )
-        project = self.encoder.project_and_aggregate
+        project, at = self.encoder.project_and_aggregate, encoded.locations
+        supervise, distill = self.supervision_head, self.location_token_distillation_head
         return PretrainingOutput(
             encoded=encoded,
             predictions=self.decoder.predict_rows(encoded, decode, timestamps, patch_size),
             targets=self.target_encoder.embed(patches, target),
             pooled=project(encoded) if pooled and project is not None else None,
-            heads={},
+            maps={} if supervise is None or at is None else supervise(at.tokens, map_rows or {}),
+            back_projections={}
+            if distill is None or at is None or at.student is None
+            else distill(at.student.flatten(0, 2)),
         )
 
 

@@ -6,14 +6,19 @@ replaces one ingredient, in the encoder and in the predictor alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from bocage.errors import ConfigError
 from bocage.models.config import POSITION_ENCODINGS, ModelConfig, default_band_sets
 from bocage.models.predictor import PretrainingModel
 from bocage.models.releases import SIZES, release_config
+from bocage.pretrain.distillation import DistillationHead
+from bocage.pretrain.objective_config import ObjectiveConfig
+from bocage.pretrain.supervision import MAP_TASKS, SupervisionHead
 
 RELEASES = ("v1", "v1.1", "v1.2", "v1.3")
 BAND_SETS = ("v1", "single")
@@ -104,19 +109,46 @@ def _with_positions(config: ModelConfig, encoding: str) -> ModelConfig:
     return replace(config, positions=positions, decoder=decoder)
 
 
-def make_pretraining_model(config: ModelConfig, seed: int) -> PretrainingModel:
+def make_pretraining_model(
+    config: ModelConfig, seed: int, objective: ObjectiveConfig | None = None
+) -> PretrainingModel:
     """A network with fresh weights, the same for the same seed, whatever was drawn before.
 
-    The embedders of maps in the encoder are frozen: they are part of the official files, and no
-    loss ever reaches them.
+    With ``objective`` it has the extra heads that the objective reads. Parameters that no loss can
+    reach are frozen: those of maps in the encoder, and what is in the official files without a
+    part in this objective.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PretrainingModel(config)
-    maps = [m for m in config.modalities if m not in config.inputs]
-    for name in maps:
-        model.encoder.patch_embeddings.per_modality_embeddings[name].requires_grad_(False)
-        model.encoder.composite_encodings.per_modality_channel_embeddings[name].requires_grad_(
-            False
-        )
+        if objective is not None and config.pooler is not None:
+            if objective.supervision_weight:
+                maps = tuple(m for m in config.modalities if m in MAP_TASKS)
+                model.supervision_head = SupervisionHead(config.pooler.width, maps)
+            if objective.student_weight and config.pooler.student_dims:
+                model.location_token_distillation_head = DistillationHead(
+                    config.pooler.student_dims, config.pooler.width
+                )
+    for part in _unreached(model, config, objective or ObjectiveConfig()):
+        part.requires_grad_(False)
     return model
+
+
+def _unreached(
+    model: PretrainingModel, config: ModelConfig, objective: ObjectiveConfig
+) -> Iterator[nn.Module | nn.Parameter]:
+    """What no loss of the objective depends on."""
+    encoder = model.encoder
+    for name in config.modalities:
+        if name not in config.inputs:
+            yield encoder.patch_embeddings.per_modality_embeddings[name]
+            yield encoder.composite_encodings.per_modality_channel_embeddings[name]
+    if model.decoder.location_tokens_to_decoder_embed is not None:
+        yield model.decoder.input_norm
+        yield model.decoder.encoder_to_decoder_embed
+    if encoder.project_and_aggregate is not None and not objective.contrastive_weight:
+        yield encoder.project_and_aggregate
+    pooler = encoder.attention_pooler
+    distilled = model.location_token_distillation_head is not None
+    if pooler is not None and pooler.student is not None and not distilled:
+        yield pooler.student
