@@ -16,6 +16,7 @@ import typer
 
 from bocage._version import __version__
 from bocage.cli.bench import bench
+from bocage.cli.change import change
 from bocage.cli.compress import compress
 from bocage.cli.demo import demo
 from bocage.cli.embed import embed
@@ -43,6 +44,7 @@ app = typer.Typer(
 COMMANDS: tuple[Callable[..., None], ...] = (
     embed,
     predict,
+    change,
     preview,
     info,
     validate,

@@ -1,0 +1,88 @@
+"""``bocage change``: two times of one place to a map of what changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def change(  # noqa: PLR0917 - one argument per option is how typer reads a command
+    before: Annotated[
+        str, typer.Argument(help="Embeddings, a scene's folder, or any raster of bands.")
+    ],
+    after: Annotated[
+        str | None, typer.Argument(help="The same, later; or none, with --years.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="NAME.tif; sidecars lie beside it.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="magnitude, cosine, difference, pca, logistic; bands: cva, irmad."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Points of change and no change, for logistic.")
+    ] = None,
+    label_column: Annotated[str | None, typer.Option(help="Of several.")] = None,
+    years: Annotated[str | None, typer.Option(help="Of the embeddings: 2024,2025.")] = None,
+    components: Annotated[int, typer.Option(help="Kept by pca.")] = 8,
+    threshold: Annotated[
+        float | None, typer.Option(help="Of NAME.binary.tif; Otsu's by default.")
+    ] = None,
+    codec: Annotated[str, typer.Option(help="auto, int8 or float32.")] = "auto",
+    binary: Annotated[bool, typer.Option(help="Also NAME.binary.tif.")] = True,
+    picture: Annotated[bool, typer.Option(help="Also NAME.png.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+) -> None:
+    """Map what changed between two times, with data missing at either told from no change."""
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
+    from bocage.change import ChangeConfig, describe_pair, map_change, open_pair
+    from bocage.errors import ConfigError
+
+    if out is None and not dry_run:
+        raise ConfigError(
+            got="no --out", expected="a place for the map", fix="for example --out change.tif"
+        )
+    chosen = _years(years)
+    config = ChangeConfig(
+        method=method or ("logistic" if labels is not None else "magnitude"),
+        labels=labels,
+        label_column=label_column,
+        components=components,
+        threshold=threshold,
+        codec=codec,  # type: ignore[arg-type]  # checked there
+        binary=binary,
+        picture=picture,
+    )
+    if dry_run or out is None:
+        pair = open_pair(before, after, years=chosen)
+        config.check_kind(pair.is_embeddings)
+        typer.echo(describe_pair(pair, config))
+        return
+    result = map_change(
+        before,
+        after,
+        out=out,
+        years=chosen,
+        config=config,
+        request=options,
+        report=typer.echo,
+        show_progress=True,
+    )
+    typer.echo(str(result))
+
+
+def _years(text: str | None) -> tuple[int, int] | None:
+    from bocage.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        first, second = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            got=f"--years {text}",
+            expected="two years, before and after",
+            fix="use for example --years 2024,2025",
+        ) from error
+    return first, second
