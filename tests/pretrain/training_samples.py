@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bocage.pretrain.recipe import Recipe, make_recipe
 from bocage.pretrain.sampling import SamplingConfig
 from bocage.sensors import SENSORS
 
@@ -77,3 +78,18 @@ class SamplesInMemory:
     @contextmanager
     def sample(self, index: int) -> Iterator[StoredInMemory]:
         yield self.samples[index]
+
+
+def small_recipe(release: str = "v1.2", **options) -> Recipe:
+    """A recipe of nano that takes milliseconds per step."""
+    defaults = {
+        "steps": 6,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "precision": "fp32",
+        "sampling": replace(SMALL, band_sets="v1" if release == "v1" else "single"),
+    }
+    return make_recipe(release, "nano", **{**defaults, **options})
+
+
+QUIET = {"progress": False, "workers": 0}

@@ -61,6 +61,7 @@ from bocage.pretrain.recipe_record import add_to_record, begin_record, data_iden
 from bocage.pretrain.sample import Samples
 from bocage.pretrain.sources import open_samples
 from bocage.pretrain.training_step import MicroBatchLoss, StepResult, take_step
+from bocage.pretrain.whitening import whiten
 from bocage.progress import progress
 from bocage.types import PathLike
 
@@ -70,6 +71,9 @@ SPIKE = 10.0
 """A gradient norm this many times the median of the last steps is logged as a spike."""
 
 _WATCHED_STEPS = 200
+
+_WHITENING_STEPS = 16
+"""Batches that starting weights are whitened with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +187,19 @@ def check_batch(recipe: Recipe, group: Group) -> None:
         )
 
 
+def _first_batches(data: Samples, recipe: Recipe) -> list[Batch]:
+    """The same batches in every process, so that all start from the same weights."""
+    loader = Loader(
+        data,
+        recipe.sampling,
+        batch_size=min(64, recipe.batch_size),
+        seed=recipe.data_seed,
+        augment=recipe.flips,
+        max_bad_share=recipe.max_bad_share,
+    )
+    return [loader.batch(step) for step in range(_WHITENING_STEPS)]
+
+
 class _Training:
     """One process of a run."""
 
@@ -190,7 +207,10 @@ class _Training:
         self, recipe: Recipe, data: Samples, run: Path, options: RunOptions, group: Group
     ) -> None:
         self.recipe, self.options, self.run, self.group = recipe, options, run, group
-        self.model = make_pretraining_model(recipe.model, recipe.seed).to(group.device)
+        self.model = make_pretraining_model(recipe.model, recipe.seed)
+        if recipe.whiten and latest_checkpoint(run) is None:
+            whiten(self.model, _first_batches(data, recipe))
+        self.model.to(group.device)
         loss = MicroBatchLoss(
             self.model,
             Objective(recipe.objective),

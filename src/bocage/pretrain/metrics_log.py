@@ -72,7 +72,8 @@ def draw_curves(run: Path) -> Path | None:
         axis.plot(x, y, color="0.8", linewidth=0.6)
         axis.plot(x, _smooth(y), color="tab:blue", linewidth=1.2)
         axis.set(xlabel="step", title=key.replace("_", " "))
-    axes[1].set_yscale("log")
+    if any(row["gradient_norm"] > 0 for row in steps):
+        axes[1].set_yscale("log")
     if scores:
         names = sorted({name for row in scores for name in row["evaluation"]})
         for name in names:

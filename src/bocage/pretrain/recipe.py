@@ -148,6 +148,10 @@ class Recipe:
     flips: bool = False
     """Turn and mirror each sample at random, all its layers alike."""
 
+    whiten: bool = False
+    """Start from weights that see the data's bands decorrelated; see whitening.py. No release did
+    so; a run of hours on little imagery gains from it."""
+
     max_bad_share: float = 0.01
     """Share of damaged samples above which a run stops; fewer are left out and counted."""
 
@@ -190,6 +194,7 @@ def make_recipe(
     seed: int = 12536,
     data_seed: int = 3622,
     flips: bool | None = None,
+    whiten: bool = False,
     max_bad_share: float = 0.01,
     sampling: SamplingConfig | None = None,
     objective: ObjectiveConfig | None = None,
@@ -228,6 +233,7 @@ def make_recipe(
         seed=seed,
         data_seed=data_seed,
         flips=FLIPS[release] if flips is None else flips,
+        whiten=whiten,
         max_bad_share=max_bad_share,
         changed=architecture,
     )
