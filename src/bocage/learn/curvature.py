@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 MAX_FULL = 2500
 """Parameters up to which the curvature between classes is kept; above, only within each class."""
 
-MAX_WORK = 2e10
-"""Multiply-adds that one curvature may cost: half a second of one core."""
+MAX_WORK = 8e9
+"""Multiply-adds that one curvature may cost: a quarter of a second of one core."""
+
+
+MAX_ROWS = 30_000
+"""Rows that a curvature looks at, at most: they are copied in float64."""
 
 
 class Space(Protocol):
@@ -126,7 +130,7 @@ def here(
 def rows_for_curvature(d: int, k: int) -> int:
     """How many rows a curvature may look at."""
     products = k * (k + 1) / 2 if k > 1 and (d + 1) * k <= MAX_FULL else k
-    return int(max(2000, MAX_WORK / (products * (d + 1) ** 2)))
+    return int(np.clip(MAX_WORK / (products * (d + 1) ** 2), 2000, MAX_ROWS))
 
 
 def _weighted(x: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:

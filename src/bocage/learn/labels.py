@@ -156,8 +156,7 @@ def _read(
             expected="a file that says which coordinates it uses",
             fix=f"state it, for example: ogr2ogr -a_srs EPSG:4326 fixed.gpkg {path.name}",
         )
-    geometry = np.asarray(frame.geometry.values, dtype=object)
-    _check_shapes(path, geometry)
+    geometry = _shapes(path, np.asarray(frame.geometry.values, dtype=object))
     columns = _columns(path, frame, column)
     dates = date_column or next((c for c in _DATE_COLUMNS if c in frame.columns), None)
     if dates in columns:
@@ -166,7 +165,7 @@ def _read(
     names = tuple(columns) if kind == "multilabel" else ()
     return _Part(
         path=path,
-        geometry=_valid(path, geometry),
+        geometry=geometry,
         crs=frame.crs,
         task=kind,
         raw=raw,
@@ -195,35 +194,33 @@ def _open(path: Path, layer: str | None) -> Any:
         ) from error
 
 
-def _check_shapes(path: Path, geometry: NDArray[Any]) -> None:
+def _shapes(path: Path, geometry: NDArray[Any]) -> NDArray[Any]:
+    """Shapes that can be laid on a grid; empty ones are refused, crossing ones repaired."""
     import shapely
 
     empty = shapely.is_missing(geometry) | shapely.is_empty(geometry)
-    area = shapely.get_dimensions(geometry) == 2
-    flat = area & (shapely.area(geometry) == 0)
-    n_empty = int((empty | flat).sum())
-    if n_empty:
-        rows = ", ".join(map(str, np.flatnonzero(empty | flat)[:5]))
+    # A bow tie has no area until it is repaired; a sliver has none ever.
+    broken = ~shapely.is_valid(geometry) & ~empty
+    is_area = shapely.get_dimensions(geometry) == 2
+    if broken.any():
+        geometry = geometry.copy()
+        geometry[broken] = shapely.make_valid(geometry[broken])
+    empty |= is_area & (shapely.area(geometry) == 0)
+    if empty.any():
+        rows = ", ".join(map(str, np.flatnonzero(empty)[:5]))
         raise InputError(
-            got=f"{path.name} with {n_empty} of {len(geometry)} shapes empty (rows {rows}"
-            f"{', ...' if n_empty > 5 else ''})",
+            got=f"{path.name} with {empty.sum()} of {len(geometry)} shapes empty (rows {rows}"
+            f"{', ...' if empty.sum() > 5 else ''})",
             expected="points, lines or polygons with an extent",
             fix="delete these rows",
         )
-    bounds = shapely.bounds(geometry)
-    n_broken = int((~np.isfinite(bounds).all(axis=1)).sum())
-    if n_broken:
+    n_far = int((~np.isfinite(shapely.bounds(geometry)).all(axis=1)).sum())
+    if n_far:
         raise InputError(
-            got=f"{path.name} with {n_broken} shapes at infinite coordinates",
+            got=f"{path.name} with {n_far} shapes at infinite coordinates",
             expected="finite coordinates",
             fix="delete these rows",
         )
-
-
-def _valid(path: Path, geometry: NDArray[Any]) -> NDArray[Any]:
-    import shapely
-
-    broken = ~shapely.is_valid(geometry)
     if broken.any():
         warnings.warn(
             f"{path.name}: {int(broken.sum())} polygons cross themselves and were repaired; "
@@ -231,8 +228,6 @@ def _valid(path: Path, geometry: NDArray[Any]) -> NDArray[Any]:
             BocageWarning,
             stacklevel=4,
         )
-        geometry = geometry.copy()
-        geometry[broken] = shapely.make_valid(geometry[broken])
     return geometry
 
 
@@ -339,7 +334,7 @@ def _years(path: Path, frame: Any, column: str | None) -> NDArray[np.int32]:
     numbers = pandas.to_numeric(values, errors="coerce")
     if values.dtype.kind != "M" and numbers.notna().all() and numbers.between(1900, 2100).all():
         return np.asarray(numbers, np.int32)
-    dates = pandas.to_datetime(values, errors="coerce", utc=True)
+    dates = pandas.to_datetime(values, errors="coerce", utc=True, format="mixed")
     n_bad = int(dates.isna().sum())
     if n_bad:
         raise InputError(
