@@ -207,7 +207,7 @@ class _Training:
         self, recipe: Recipe, data: Samples, run: Path, options: RunOptions, group: Group
     ) -> None:
         self.recipe, self.options, self.run, self.group = recipe, options, run, group
-        self.model = make_pretraining_model(recipe.model, recipe.seed)
+        self.model = make_pretraining_model(recipe.model, recipe.seed, recipe.objective)
         if recipe.whiten and latest_checkpoint(run) is None:
             whiten(self.model, _first_batches(data, recipe))
         self.model.to(group.device)

@@ -104,7 +104,14 @@ OBJECTIVE: dict[str, ObjectiveConfig] = {
     ),
     "v1.1": _AFTER_V1,
     "v1.2": _AFTER_V1,
-    "v1.3": replace(_AFTER_V1, n_views=1, contrastive_weight=0.0),
+    "v1.3": replace(
+        _AFTER_V1,
+        n_views=1,
+        contrastive_weight=0.0,
+        supervision_weight=1.0,
+        student_weight=1.0,
+        max_location_queries=512,
+    ),
 }
 """Masking, views and losses of each release."""
 

@@ -49,11 +49,7 @@ class MicroBatchLoss(nn.Module):
         generator = torch.Generator().manual_seed(seed)  # masks
         device = batch.timestamps.device.type
         with torch.autocast(device, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            plan = self.objective.plan(self.model.config, batch, generator)
-            if not plan.pairs and not self.sharded:
-                # Crops of one token each: all is shown and nothing is asked.
-                return torch.as_tensor(touch_whole_parameters(self.model)), {}
-            losses = self.objective.loss(self.model, batch, plan)
+            losses = self.objective(self.model, batch, generator)
         total = losses.total
         if self.sharded:
             total = total + touch_whole_parameters(self.model)
