@@ -80,8 +80,12 @@ def prepare_inputs(
     *,
     patch_size: int,
     normalization: Normalization,
+    with_visible: bool = False,
 ) -> Inputs:
-    """Inputs of an OlmoEarth encoder from product units [B, H, W, T, C] with NaN for missing."""
+    """Inputs of an OlmoEarth encoder from product units [B, H, W, T, C] with NaN for missing.
+
+    ``with_visible`` states the tokens with data even if nothing is missing.
+    """
     values: dict[str, Tensor] = {}
     visible: dict[str, Tensor] = {}
     own = normalization.source != "pretraining"
@@ -97,7 +101,7 @@ def prepare_inputs(
         if seen is not None:
             visible[name] = seen
     for name, x in values.items():
-        if visible and name not in visible:
+        if (visible or with_visible) and name not in visible:
             n, rows, cols, times, _ = x.shape
             sets = len(config.band_sets[name])
             shape = (n, rows // patch_size, cols // patch_size, times, sets)

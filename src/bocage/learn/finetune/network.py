@@ -22,16 +22,19 @@ FEATURES = ("auto", "pooled", "locations")
 
 
 class Network(Protocol):
-    """What the training loop needs of a network (an ``nn.Module``)."""
+    """What the training loop needs of a network, which is an ``nn.Module`` too."""
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Answers [B, K] per crop or [B, h, w, K] per cell of labels."""
 
-    def depth(self) -> int:
-        """Number of blocks, for layer-wise decay; 0 if the backbone has none."""
+    def freeze(self, frozen: bool) -> None:
+        """Let the backbone rest, or learn again."""
 
-    def backbone_parameters(self) -> Iterator[tuple[str, int, nn.Parameter]]:
-        """Name, layers from the output (0 is full rate) and parameter of the backbone."""
+    def backbone_parameters(self) -> Iterator[tuple[int, nn.Parameter]]:
+        """Parameters of the backbone with their distance from its end in layers (0: full rate)."""
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """The others."""
 
 
 class TokenNetwork(nn.Module):
@@ -78,26 +81,36 @@ class TokenNetwork(nn.Module):
                 seen = seen.repeat_interleave(per_patch, 1).repeat_interleave(per_patch, 2)
         return Features(grid=grid, seen=seen, image=image_of(inputs) if self.with_image else None)
 
+    def train(self, mode: bool = True) -> TokenNetwork:
+        """As usual; a resting backbone gives the same features every time."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def freeze(self, frozen: bool) -> None:
+        """See ``Network``."""
+        self.frozen = frozen
+        self.train(self.training)
+
     def _gradients(self) -> AbstractContextManager[object]:
         return torch.no_grad() if self.frozen else nullcontext()
 
-    def depth(self) -> int:
-        """See ``Network``."""
-        return len(self.backbone.blocks)
-
-    def backbone_parameters(self) -> Iterator[tuple[str, int, nn.Parameter]]:
+    def backbone_parameters(self) -> Iterator[tuple[int, nn.Parameter]]:
         """See ``Network``: block i of L is L - i layers away, what stands before it L."""
-        n_blocks = self.depth()
+        n_blocks = len(self.backbone.blocks)
         for name, parameter in self.backbone.named_parameters():
-            if not parameter.requires_grad and not self.frozen:
-                continue
+            if not parameter.requires_grad:
+                continue  # tables that no release trains
             part, _, rest = name.partition(".")
             if part == "blocks":
-                yield name, n_blocks - int(rest.split(".")[0]), parameter
-            elif part in {"norm", "attention_pooler"}:
-                yield name, 0, parameter
+                yield n_blocks - int(rest.split(".")[0]), parameter
             else:
-                yield name, n_blocks, parameter
+                yield 0 if part in {"norm", "attention_pooler"} else n_blocks, parameter
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """See ``Network``."""
+        return self.head.parameters()
 
 
 def pool(output: EncoderOutput) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from bocage._version import __version__
 from bocage.embeddings.atomic import write_file
 from bocage.errors import ModelError
 from bocage.learn.finetune.finetuned import Finetuned
-from bocage.learn.finetune.heads import HeadConfig, make_head
+from bocage.learn.finetune.heads import HeadConfig
 from bocage.learn.finetune.inputs import Normalization
 from bocage.learn.finetune.network import TokenNetwork
 from bocage.learn.finetune.task import Task
@@ -111,12 +111,11 @@ class Description:
         )
 
 
-def save_finetuned(folder: Path, network: TokenNetwork, description: Description) -> None:
+def save_finetuned(folder: Path, network: nn.Module, description: Description) -> None:
     """Write a network; each file is whole or absent, head.json comes last."""
-    backbone, head = _tensors(network.backbone), _tensors(network.head)
-    if description.backbone["kind"] == "olmoearth":
+    backbone, head = _split(network)
+    if isinstance(network, TokenNetwork):
         config = config_to_json(network.backbone.config)
-        backbone = {f"encoder.{name}": x for name, x in backbone.items()}
     else:
         config = dict(description.backbone)
     write_file(folder / CONFIG_FILE, _json(config))
@@ -130,6 +129,24 @@ def save_finetuned(folder: Path, network: TokenNetwork, description: Description
         **description.to_json(),
     }
     write_file(folder / HEAD_FILE, _json(content))
+
+
+def restore(folder: Path, network: nn.Module) -> None:
+    """Give a network of the same kind the weights of a folder."""
+    files = (folder / WEIGHTS, folder / HEAD_WEIGHTS)
+    if isinstance(network, TokenNetwork):
+        _fill(network.backbone, files[0], prefix="encoder.")
+        _fill(network.head, files[1])
+    else:
+        _fill(network, files[0])
+
+
+def _split(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What goes to weights.safetensors, and what to head.safetensors (ours only)."""
+    if not isinstance(network, TokenNetwork):
+        return _tensors(network), {}
+    backbone = {f"encoder.{name}": x for name, x in _tensors(network.backbone).items()}
+    return backbone, _tensors(network.head)
 
 
 def load_finetuned(
@@ -182,8 +199,6 @@ def read_description(folder: Path) -> tuple[Description, str]:
 
 def build_saved(folder: Path, description: Description) -> TokenNetwork:
     """The network of a folder with its weights."""
-    head = make_head(description.head)
-    _fill(head, folder / HEAD_WEIGHTS)
     encoder, _, _ = read_encoder(read_config(folder / CONFIG_FILE), folder / WEIGHTS)
     network = TokenNetwork(
         encoder,
@@ -192,13 +207,14 @@ def build_saved(folder: Path, description: Description) -> TokenNetwork:
         features=description.features,
         query_px=description.query_px,
     )
-    network.head = head
+    _fill(network.head, folder / HEAD_WEIGHTS)
     return network
 
 
-def _fill(module: nn.Module, path: Path) -> None:
+def _fill(module: nn.Module, path: Path, *, prefix: str = "") -> None:
     try:
-        module.load_state_dict(load(path.read_bytes()), strict=True)
+        tensors = {n.removeprefix(prefix): x for n, x in load(path.read_bytes()).items()}
+        module.load_state_dict(tensors, strict=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
