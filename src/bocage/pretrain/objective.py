@@ -34,19 +34,27 @@ __all__ = ["LossError", "Losses", "Objective", "ObjectiveConfig", "StepPlan", "c
 class LossError(BocageError):
     """The loss is not a number; ``ids`` are the samples of the batch, ``parts`` its terms."""
 
-    def __init__(self, ids: tuple[str, ...], parts: Mapping[str, float]) -> None:
-        """Name the terms that are not finite and the first samples."""
-        self.ids, self.parts = ids, dict(parts)
+    def __init__(
+        self, ids: tuple[str, ...], parts: Mapping[str, float], culprits: Mapping[str, str]
+    ) -> None:
+        """Name the samples whose values are not finite (with the modality), or else all."""
+        self.ids, self.parts, self.culprits = ids, dict(parts), dict(culprits)
         bad = ", ".join(f"{k} {v}" for k, v in parts.items() if not math.isfinite(v))
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        if culprits:
+            named = [f"{name} ({modality})" for name, modality in culprits.items()]
+            where, fix = "values that are not finite in", "leave these samples out or mend them"
+        else:
+            named = list(ids)
+            where, fix = "finite values in", "lower the learning rate, or look for outliers"
+        shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
         super().__init__(
-            got=f"a loss that is not finite ({bad or 'total'}) on samples {shown}",
-            expected="finite numbers",
-            fix="look for values far out of range in these samples, or lower the learning rate",
+            got=f"a loss that is not finite ({bad or 'total'}) from {where} samples {shown}",
+            expected="a finite loss",
+            fix=fix,
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.ids, self.parts)
+        return type(self), (self.ids, self.parts, self.culprits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,5 +177,11 @@ class Objective:
 
 def check_finite(losses: Losses, batch: Batch) -> None:
     """Raise LossError with the batch's ids if the loss is NaN or infinite (waits for a GPU)."""
-    if not bool(torch.isfinite(losses.total.detach())):
-        raise LossError(batch.ids, {name: float(part) for name, part in losses.parts.items()})
+    if bool(torch.isfinite(losses.total.detach())):
+        return
+    culprits = {
+        batch.ids[b]: m
+        for m, x in batch.values.items()
+        for b in (~torch.isfinite(x.flatten(1)).all(1)).nonzero()[:, 0].tolist()
+    }
+    raise LossError(batch.ids, {name: float(part) for name, part in losses.parts.items()}, culprits)

@@ -61,6 +61,13 @@ class ObjectiveConfig:
         for name in ("temperature", "contrastive_temperature"):
             if not getattr(self, name) > 0:
                 raise _error(name, getattr(self, name), "a number above 0")
+        for name in ("contrastive_weight", "supervision_weight", "student_weight"):
+            if not getattr(self, name) >= 0:
+                raise _error(name, getattr(self, name), "0 or more")
+        if self.same_target is not None and not 0 < self.same_target < 1:
+            raise _error("same_target", self.same_target, "a cosine between 0 and 1, or None")
+        if self.max_location_queries < 1:
+            raise _error("max_location_queries", self.max_location_queries, "1 or more")
         for name in self.band_dropout_modalities:
             if name not in SENSORS:
                 raise _error("band_dropout_modalities", name, f"some of {', '.join(SENSORS)}")
