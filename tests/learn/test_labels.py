@@ -33,7 +33,7 @@ def test_the_one_column_of_a_file_needs_no_name(tmp_path):
     frame(20, other=1).to_file(tmp_path / "b.gpkg")
     with pytest.raises(ConfigError, match="class, other"):
         read_labels(tmp_path / "b.gpkg")
-    with pytest.raises(InputError, match="without the column klass.*class, other"):
+    with pytest.raises(InputError, match=r"without the column klass.*class, other"):
         read_labels(tmp_path / "b.gpkg", column="klass")
 
 
@@ -70,7 +70,7 @@ def test_years_come_from_years_and_from_dates(tmp_path):
     labels = read_labels(tmp_path / "a.gpkg", column="class", date_column="when")
     assert set(labels.year) == {2021}
     frame(20, date=["soon"] * 20).to_file(tmp_path / "b.gpkg")
-    with pytest.raises(InputError, match="20 values of 'date'.*'soon'"):
+    with pytest.raises(InputError, match=r"20 values of 'date'.*'soon'"):
         read_labels(tmp_path / "b.gpkg", column="class")
 
 

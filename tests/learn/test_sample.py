@@ -46,7 +46,7 @@ def test_the_year_column_picks_the_year_of_the_embedding(embeddings, tmp_path):
 def test_a_year_must_be_known_when_the_map_has_several(embeddings, tmp_path):
     frame(20).to_file(tmp_path / "a.gpkg")
     labels = read_labels(tmp_path / "a.gpkg", column="class")
-    with pytest.raises(InputError, match="without a year on a map of 2023, 2024.*--year 2024"):
+    with pytest.raises(InputError, match=r"without a year on a map of 2023, 2024.*--year 2024"):
         sample(labels, embeddings)
     assert set(sample(labels, embeddings, year=2023).year) == {2023}
     with pytest.raises(InputError, match="labels of 2019"):
@@ -142,7 +142,9 @@ def test_labels_that_all_miss_are_refused(embeddings, tmp_path):
         sample(labels, embeddings, year=2024)
     tiny = [shapely.Point(center(20.4, 20 + i + 0.4)).buffer(2) for i in range(4)]
     labels = write(tmp_path / "c.gpkg", tiny, **{"class": list("abab")})
-    with pytest.raises(InputError, match="4 shapes that hold no center of a cell of 40.*min_share"):
+    with pytest.raises(
+        InputError, match=r"4 shapes that hold no center of a cell of 40.*min_share"
+    ):
         sample(labels, embeddings, year=2024)
 
 
@@ -169,7 +171,7 @@ def test_a_draw_keeps_every_class_and_is_repeatable(embeddings, tmp_path):
         sample(labels, embeddings, year=2024, max_samples=1)
 
 
-def write_mask(path, values, cell=CELL_M, crs=CRS, nodata=0, west=WEST, north=NORTH):
+def write_mask(path, values, *, cell=CELL_M, crs=CRS, nodata=0, west=WEST, north=NORTH):
     with rasterio.open(
         path, "w", driver="GTiff", height=values.shape[0], width=values.shape[1], count=1,
         dtype=values.dtype, crs=crs, transform=Affine(cell, 0, west, 0, -cell, north),
@@ -237,7 +239,7 @@ def test_a_mask_of_numbers_is_averaged(embeddings, tmp_path):
 def test_bad_masks_are_refused(tmp_path, embeddings):
     ones = np.ones((10, 10), np.uint8)
     write_mask(tmp_path / "a.tif", ones)
-    with pytest.raises(InputError, match="only one class .1."):
+    with pytest.raises(InputError, match=r"only one class .1."):
         read_mask(tmp_path / "a.tif")
     ones[0] = 2
     write_mask(tmp_path / "b.tif", ones, crs=None)
@@ -247,7 +249,7 @@ def test_bad_masks_are_refused(tmp_path, embeddings):
     with pytest.raises(InputError, match="no label on the map"):
         sample(read_mask(tmp_path / "c.tif"), embeddings, year=2024)
     write_mask(tmp_path / "d.tif", np.full((4, 4), 0.5, np.float32))
-    with pytest.raises(InputError, match="value 0.5"):
+    with pytest.raises(InputError, match=r"value 0.5"):
         read_mask(tmp_path / "d.tif", task="classification")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -164,30 +165,32 @@ def fitted_on(samples: Samples) -> FittedOn:
 
 
 def load_probe(folder: PathLike) -> Probe:
-    """Read a probe; StoreError if the folder holds none or a damaged one."""
+    """Read a probe; StoreError if the folder holds none, a damaged one, or one of the future."""
     folder = Path(folder)
     try:
-        text = (folder / PROBE_FILE).read_text()
-        stored = json.loads(text)
+        stored = json.loads((folder / PROBE_FILE).read_text())
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+        if (stored["format"], stored["version"]) != (FORMAT, VERSION):
+            raise StoreError(
+                got=f"{folder / PROBE_FILE} of {stored['format']} {stored['version']}",
+                expected=f"{FORMAT} {VERSION}",
+                fix="update bocage, or fit the probe again",
+            )
+        return _from_json(stored, arrays)
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as e:
         raise StoreError(
-            got=f"{folder}, which holds no readable probe ({type(error).__name__})",
+            got=f"{folder}, which holds no readable probe ({type(e).__name__}: {e})",
             expected=f"a folder with {PROBE_FILE} and {ARRAYS_FILE}",
             fix="make one with `bocage probe`",
-        ) from error
-    if stored.get("format") != FORMAT or stored.get("version") != VERSION:
-        raise StoreError(
-            got=f"{folder / PROBE_FILE} of {stored.get('format')} {stored.get('version')}",
-            expected=f"{FORMAT} {VERSION}",
-            fix="update bocage, or fit the probe again",
-        )
+        ) from e
+
+
+def _from_json(stored: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Probe:
+    estimator = stored["estimator"]
     embedding = {**stored["embedding"], "sensors": tuple(stored["embedding"]["sensors"])}
     return Probe(
-        estimator=make_estimator(
-            stored["estimator"]["kind"], arrays, stored["estimator"]["options"]
-        ),
+        estimator=make_estimator(estimator["kind"], arrays, estimator["options"]),
         method=stored["method"],
         setting=stored["setting"],
         task=stored["task"],
