@@ -7,7 +7,9 @@ named, counted and replaced by the next of the epoch; too many of them stop the 
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -129,19 +131,15 @@ class Loader:
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Steps without end from the given one, read ahead by the worker threads."""
         if self.n_workers == 0:
-            step = first_step
-            while True:
-                yield self.batch(step)
-                step += 1
+            yield from map(self.batch, itertools.count(first_step))
         pool = ThreadPoolExecutor(self.n_workers, thread_name_prefix="bocage-loader")
         try:
             ahead: deque[Future[Batch]] = deque()
-            step = first_step
-            while True:
-                while len(ahead) < 2 * self.n_workers:
-                    ahead.append(pool.submit(self.batch, step))
-                    step += 1
-                yield ahead.popleft().result()
+            for step in itertools.count(first_step):
+                ahead.append(pool.submit(self.batch, step))
+                # One more than are kept ahead: the one that the caller gets now.
+                if len(ahead) > 2 * self.n_workers:
+                    yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -162,10 +160,11 @@ class Loader:
         shape: CropShape,
         n_steps: int,
     ) -> _Crop:
-        """The crop at a place of the epoch's order, or of the next sample that is not damaged."""
-        for attempt in range(len(order)):
-            # Replacements lie whole batches ahead, so that no batch holds a sample twice.
-            index = int(order[(place + attempt * self.batch_size) % len(order)])
+        """The crop at a place of the epoch's order, or of another sample if that is damaged."""
+        candidates = itertools.chain(
+            [int(order[place])], self._replacements(order, place, position)
+        )
+        for attempt, index in enumerate(candidates):
             if index in self.bad:
                 continue
             rng = np.random.default_rng([self.seed, _CROP, step, position, attempt])
@@ -178,6 +177,19 @@ class Loader:
             expected="a collection of readable samples",
             fix="make the store again",
         )
+
+    def _replacements(self, order: NDArray[np.int64], place: int, position: int) -> Iterator[int]:
+        """All samples: those outside the batch first, whole batches ahead.
+
+        So two positions of a batch do not take the same one while there are others.
+        """
+        turned = np.roll(order, position - place)
+        inside, outside = turned[: self.batch_size], turned[self.batch_size :]
+        if len(outside):
+            lap = len(outside) // math.gcd(len(outside), self.batch_size)
+            for turn, n in itertools.product(range(len(outside) // lap), range(lap)):
+                yield int(outside[(position + turn + n * self.batch_size) % len(outside)])
+        yield from map(int, inside)
 
     def _read(self, index: int, shape: CropShape, n_steps: int, rng: np.random.Generator) -> _Crop:
         side_px, space = shape.side_px, self.source.size_px - shape.side_px

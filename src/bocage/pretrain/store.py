@@ -296,8 +296,6 @@ def _encode_shard(layout: StoreLayout, name: str, samples: Sequence[Sample]) -> 
 
 
 def _array_options(layout: StoreLayout, name: str) -> dict[str, Any]:
-    from zarr.codecs import ZstdCodec
-
     dtype, missing = layout.dtype(name)
     n_bands, side = len(MODALITIES[name].bands), layout.size_px
     return {
@@ -305,10 +303,16 @@ def _array_options(layout: StoreLayout, name: str) -> dict[str, Any]:
         "chunks": (1, layout.chunk_times(name), n_bands, layout.chunk, layout.chunk),
         "shards": (layout.samples_per_shard, layout.n_steps(name), n_bands, side, side),
         "fill_value": missing,
-        # With a checksum: without one, rotten bytes decode to other numbers.
-        "compressors": [ZstdCodec(level=ZSTD_LEVEL, checksum=True)],
+        "compressors": [_zstd()],
         "dimension_names": DIMENSIONS,
     }
+
+
+def _zstd() -> Any:
+    """With a checksum: without one, rotten bytes decode to other numbers."""
+    from zarr.codecs import ZstdCodec
+
+    return ZstdCodec(level=ZSTD_LEVEL, checksum=True)
 
 
 def _write_metadata(
@@ -358,6 +362,7 @@ def _write_metadata(
             shape=table.shape,
             dtype=table.dtype,
             chunks=chunks,
+            compressors=[_zstd()],
             zarr_format=3,
             overwrite=True,
         )

@@ -61,6 +61,7 @@ class ShardedArray:
         grid = [s // c for s, c in zip(self.shard_shape, self.chunk_shape, strict=True)]
         self._grid = (grid[1], grid[3], grid[4])  # of one sample: time, y, x
         self._decompress = decompress
+        self._checked: set[Path] = set()
         self._lock = threading.Lock()
         self.n_bytes = 0
         self.n_chunks = 0
@@ -113,13 +114,17 @@ class ShardedArray:
         ]
 
     def _index(self, file: int, path: Path, row: int, wanted: list[tuple[int, int, int]]) -> Any:
+        """Offset and length of each wanted chunk; the index is checked once per file."""
         n_times, n_rows, n_cols = self._grid
-        per_sample = n_times * n_rows * n_cols
-        index_bytes = self.shard_shape[0] * per_sample * _ENTRY_BYTES + _CRC_BYTES
-        start = os.fstat(file).st_size - index_bytes + row * per_sample * _ENTRY_BYTES
-        data = os.pread(file, per_sample * _ENTRY_BYTES, start) if start >= 0 else b""
-        if len(data) != per_sample * _ENTRY_BYTES:
+        sample_bytes = n_times * n_rows * n_cols * _ENTRY_BYTES
+        index_bytes = self.shard_shape[0] * sample_bytes
+        end = os.fstat(file).st_size - _CRC_BYTES
+        if end < index_bytes:
             raise _damaged(path, "the file is too short")
+        if path not in self._checked:
+            _check_index(os.pread(file, index_bytes + _CRC_BYTES, end - index_bytes), path)
+            self._checked.add(path)
+        data = os.pread(file, sample_bytes, end - index_bytes + row * sample_bytes)
         with self._lock:
             self.n_bytes += len(data)
         index = np.frombuffer(data, "<u8").reshape(n_times, n_rows, n_cols, 2)
@@ -131,6 +136,15 @@ class ShardedArray:
             return np.frombuffer(raw, self.dtype).reshape(self.chunk_shape[1:])
         except (RuntimeError, ValueError) as error:
             raise _damaged(path, str(error)) from error
+
+
+def _check_index(data: bytes, path: Path) -> None:
+    """Compare an index with the checksum behind it: a wrong offset may be another chunk's."""
+    import google_crc32c  # zarr depends on it
+
+    stated = int.from_bytes(data[-_CRC_BYTES:], "little")
+    if google_crc32c.value(data[:-_CRC_BYTES]) != stated:
+        raise _damaged(path, "its index fails the checksum")
 
 
 def _read_joined(file: int, path: Path, entries: list[Any]) -> dict[int, bytes]:
