@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bocage.pretrain import losses as module
-from bocage.pretrain.losses import info_nce, mean_of_counted, patch_discrimination
+from bocage.pretrain.losses import Pairs, info_nce, mean_of_counted, patch_discrimination
 
 
 def naive_row(
@@ -51,6 +51,24 @@ def tokens(seed: int, counts: list[int], width: int = 5, groups: int = 0):
     return predictions.float(), targets.float()
 
 
+def row_losses(
+    predictions: torch.Tensor,
+    targets: torch.Tensor,
+    counts: torch.Tensor,
+    same_target: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of padded tokens [R, N, D] of one modality, given in another order."""
+    n = predictions.shape[0] * predictions.shape[1]
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
+    where = order.argsort().view(predictions.shape[:2])
+    losses, counted = patch_discrimination(
+        predictions.flatten(0, 1)[order],
+        targets.flatten(0, 1)[order],
+        [Pairs(predictions=where, targets=where, counts=counts, same_target=same_target)],
+    )
+    return losses[0], counted[0]
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
@@ -69,9 +87,7 @@ def test_patch_discrimination_equals_a_loop_over_tokens(
     weights = torch.rand(len(counts), generator=torch.Generator().manual_seed(seed))
     before, module.CHUNK_SCORES = module.CHUNK_SCORES, chunk
     try:
-        rows, counted = patch_discrimination(
-            ours, targets, torch.tensor(counts), temperature=0.1, same_target=same_target
-        )
+        rows, counted = row_losses(ours, targets, torch.tensor(counts), same_target)
     finally:
         module.CHUNK_SCORES = before
     (rows * weights).sum().backward()
@@ -95,7 +111,7 @@ def test_a_negative_with_nearly_the_same_target_is_left_out_and_one_less_alike_i
     angles = torch.tensor([0.0, 0.03, 0.06, 1.5])  # cosines 0.99955, 0.9982 and 0.07 to the first
     targets = torch.stack([angles.cos(), angles.sin()], dim=-1)[None]
     predictions = torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(0))
-    rows, _ = patch_discrimination(predictions, targets, torch.tensor([4]), same_target=0.999)
+    rows, _ = row_losses(predictions, targets, torch.tensor([4]), 0.999)
     scores = torch.nn.functional.normalize(predictions[0], dim=-1) @ targets[0].T / 0.1
     out = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)
     expected = torch.nn.functional.cross_entropy(
@@ -107,9 +123,7 @@ def test_a_negative_with_nearly_the_same_target_is_left_out_and_one_less_alike_i
 def test_a_sample_whose_targets_are_all_alike_does_not_count() -> None:
     predictions = torch.randn(2, 3, 4, requires_grad=True)
     targets = torch.stack([torch.ones(3, 4), torch.randn(3, 4)])
-    rows, counted = patch_discrimination(
-        predictions, targets, torch.tensor([3, 3]), same_target=0.999
-    )
+    rows, counted = row_losses(predictions, targets, torch.tensor([3, 3]), 0.999)
     assert counted.tolist() == [False, True]
     assert mean_of_counted(rows, counted) == rows[1]
     rows.sum().backward()
@@ -120,10 +134,28 @@ def test_a_sample_whose_targets_are_all_alike_does_not_count() -> None:
 def test_padding_may_hold_anything() -> None:
     predictions, targets = tokens(0, [2, 4])
     counts = torch.tensor([2, 4])
-    before, _ = patch_discrimination(predictions, targets, counts, same_target=0.999)
+    before, _ = row_losses(predictions, targets, counts, 0.999)
     predictions[0, 2:], targets[0, 2:] = 1e6, -7.0
-    after, _ = patch_discrimination(predictions, targets, counts, same_target=0.999)
+    after, _ = row_losses(predictions, targets, counts, 0.999)
     assert torch.equal(before, after)
+
+
+def test_modalities_are_told_apart_and_weighted_by_themselves() -> None:
+    predictions, targets = tokens(1, [3, 5])
+    numbers = torch.arange(10).view(2, 5)
+    first = Pairs(predictions=numbers[:, :2], targets=numbers[:, :2], counts=torch.tensor([2, 1]))
+    second = Pairs(predictions=numbers[:, 2:], targets=numbers[:, 2:], counts=torch.tensor([1, 3]))
+    gradients = {}
+    for weights in ([1.0, 0.0], [0.0, 1.0], [2.0, 3.0]):
+        flat = predictions.flatten(0, 1).clone().requires_grad_()
+        losses, _ = patch_discrimination(flat, targets.flatten(0, 1), [first, second])
+        (losses.sum(1) * torch.tensor(weights)).sum().backward()
+        gradients[tuple(weights)] = flat.grad
+    both = 2 * gradients[1.0, 0.0] + 3 * gradients[0.0, 1.0]
+    torch.testing.assert_close(gradients[2.0, 3.0], both)
+    assert bool((gradients[1.0, 0.0].view(2, 5, -1)[:, 2:] == 0).all())
+    apart = row_losses(predictions[:, 2:], targets[:, 2:], second.counts)[0]
+    torch.testing.assert_close(losses[1], apart)
 
 
 def test_info_nce_equals_a_loop_over_samples() -> None:

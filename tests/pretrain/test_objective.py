@@ -277,7 +277,7 @@ def test_a_loss_that_is_no_number_names_its_samples() -> None:
     with torch.no_grad():
         model.decoder.mask_token.fill_(float("inf"))
     losses = objective(model, batch, torch.Generator().manual_seed(0))
-    with pytest.raises(LossError, match="sample_0, sample_1, sample_2; .* learning rate") as error:
+    with pytest.raises(LossError, match=r"sample_0, sample_1, sample_2; .* learning rate") as error:
         check_finite(losses, batch)
     assert error.value.ids == batch.ids
     assert "discrimination/landsat nan" in str(error.value)

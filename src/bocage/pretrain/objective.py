@@ -26,7 +26,6 @@ from bocage.pretrain.losses import info_nce, mean_of_counted, patch_discriminati
 from bocage.pretrain.objective_config import ObjectiveConfig
 from bocage.pretrain.step_plan import StepPlan, plan_step
 from bocage.pretrain.supervision import MAP_TASKS, supervision_loss
-from bocage.sensors import MAPS
 
 __all__ = ["LossError", "Losses", "Objective", "ObjectiveConfig", "StepPlan", "check_finite"]
 
@@ -120,19 +119,19 @@ class Objective:
         back = plan.order.argsort().to(device)
         total = output.predictions.float().sum() * 0.0
         parts: dict[str, Tensor] = {}
-        for modality, (slots, numbers, counts) in plan.pairs.items():
+        if plan.pairs:
             rows, counted = patch_discrimination(
-                output.predictions[slots.to(device)],
-                output.targets[numbers.to(device)],
-                counts,
+                output.predictions,
+                output.targets,
+                [pair.to(device) for pair in plan.pairs.values()],
                 temperature=config.temperature,
-                same_target=config.same_target if modality in MAPS else None,
             )
             by_view = mean_of_counted(
-                *(x[back].unflatten(0, (-1, n_samples)) for x in (rows, counted))
+                *(x[:, back].unflatten(1, (-1, n_samples)) for x in (rows, counted))
             )
-            parts[f"discrimination/{modality}"] = by_view.mean()
-            total = total + by_view.mean()
+            terms = by_view.mean(dim=1)
+            total = total + terms.sum()
+            parts |= {f"discrimination/{m}": x for m, x in zip(plan.pairs, terms, strict=True)}
         if output.pooled is not None:
             queries, keys = output.pooled[back].chunk(2)
             contrastive = info_nce(queries, keys, temperature=config.contrastive_temperature)

@@ -18,10 +18,12 @@ from bocage.models.config import ModelConfig
 from bocage.models.selection import Picked, Selection, select
 from bocage.pretrain.batch import Batch
 from bocage.pretrain.distillation import GRAM_TOKENS
+from bocage.pretrain.losses import Pairs
 from bocage.pretrain.masking import Role, mask
 from bocage.pretrain.noise import sample_noise
 from bocage.pretrain.objective_config import ObjectiveConfig
 from bocage.pretrain.supervision import MAP_TASKS
+from bocage.sensors import MAPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,8 @@ class StepPlan:
     encode: Selection
     decode: Selection
     target: Selection
-    pairs: dict[str, tuple[Tensor, Tensor, Tensor]]
-    """Per decoded modality: number of the prediction [R, N], number of its target [R, N], tokens
-    used [R]."""
+    pairs: dict[str, Pairs]
+    """Which prediction belongs to which target, per decoded modality."""
 
     order: Tensor
     """Which sample of which view each row is [R]: view x B + sample. Rows of equal length are
@@ -96,7 +97,7 @@ def plan_step(
         ),
         decode=decode,
         target=target,
-        pairs=_pairs(decode, target),
+        pairs=_pairs(decode, target, objective.same_target),
         order=order,
         band_keep={m: torch.cat([k[m] for k in keep])[order] for m in keep[0]} if keep else None,
         branch_scale=None if scale is None else scale[:, :, order],
@@ -197,7 +198,7 @@ def _row_order(roles: Mapping[str, Tensor]) -> Tensor:
     return order[(every == Role.ENCODE).sum(1)[order].argsort(stable=True)]
 
 
-def _pairs(decode: Selection, target: Selection) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _pairs(decode: Selection, target: Selection, same_target: float | None) -> dict[str, Pairs]:
     """Where the prediction and the target of each decoded token are, per modality."""
     n_rows = len(decode.counts)
     number = torch.empty_like(decode.row)  # of the target of each decoded token
@@ -219,7 +220,12 @@ def _pairs(decode: Selection, target: Selection) -> dict[str, tuple[Tensor, Tens
         within = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
         both = torch.zeros(2, n_rows, int(counts.max()), dtype=torch.long)
         both[0, row, within], both[1, row, within] = tokens, number[tokens]
-        pairs[modality] = (both[0], both[1], counts)
+        pairs[modality] = Pairs(
+            predictions=both[0],
+            targets=both[1],
+            counts=counts,
+            same_target=same_target if modality in MAPS else None,
+        )
     return pairs
 
 
