@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from bocage.scoring.places import Places
 
     Shape = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    Contrast = Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]]
 
 N_PAIRS = 400_000  # the curve is then good to a percent; 64 features take half a second
+N_SCALE = 100_000  # rows from which the variance of features is taken
 N_LAGS = 20
 N_PERMUTATIONS = 39  # of the test that there is any autocorrelation at all: level 2.5 %
 MIN_PAIRS = 30  # of a lag; the rule of Journel and Huijbregts (1978)
@@ -89,13 +91,15 @@ def measure_autocorrelation(
         places: The place of each.
         seed: Of the pairs that are drawn from many samples; up to 900 samples all pairs are used.
     """
-    x = _standardized(values)
-    if len(x) != len(places):
+    values = np.asarray(values)
+    if len(values) != len(places):
         raise InputError(
-            got=f"{len(x)} values and {len(places)} places",
+            got=f"{len(values)} values and {len(places)} places",
             expected="one place for each value",
             fix="pass both in the same order",
         )
+    rng = np.random.default_rng(seed)
+    contrast = _contrast(values, rng)
     a, b = _pairs(places, np.random.default_rng(seed))
     distance = places.distances_m(a, b)
     longest = places.extent_m() / 2  # longer pairs all cross the middle: few independent ones
@@ -103,52 +107,67 @@ def measure_autocorrelation(
     a, b, distance = a[near], b[near], distance[near]
     if len(distance) < 3 * MIN_PAIRS:
         return _none()
-    lag, gamma, n = _curve(x, a, b, distance, longest)
+    lag, gamma, n = _curve(contrast(a, b), distance, longest)
     if len(lag) < 3:
         return _none(lag, gamma, n)
     found = _fit(lag, gamma, n)
     near = distance <= max(found.range_m, float(lag[0]))
-    if not _is_real(x, a[near], b[near], np.random.default_rng(seed)):
+    if not _is_real(contrast, a[near], b[near], rng):
         return _none(lag, gamma, n)
     return found
 
 
 def _is_real(
-    x: NDArray[np.float32], a: NDArray[np.intp], b: NDArray[np.intp], rng: np.random.Generator
+    contrast: Contrast, a: NDArray[np.intp], b: NDArray[np.intp], rng: np.random.Generator
 ) -> bool:
     """Whether near pairs are more alike than the same pairs of places with shuffled values."""
     if len(a) > 10_000:
         chosen = rng.choice(len(a), 10_000, replace=False)
         a, b = a[chosen], b[chosen]
-    observed = float(((x[a] - x[b]) ** 2).sum())
+    rows, pair = np.unique(np.stack([a, b]), return_inverse=True)
+    first, second = pair.reshape(2, -1)
+    observed = float(contrast(a, b).sum())
     for _ in range(N_PERMUTATIONS):
-        turn = rng.permutation(len(x))
-        if float(((x[turn[a]] - x[turn[b]]) ** 2).sum()) <= observed:
+        turn = rng.permutation(rows)
+        if float(contrast(turn[first], turn[second]).sum()) <= observed:
             return False
     return True
 
 
-def _standardized(values: NDArray[Any]) -> NDArray[np.float32]:
-    values = np.asarray(values)
-    if values.dtype.kind == "f" or values.ndim == 2:
-        x = values.reshape(len(values), -1).astype(np.float64)
-    else:
-        _, code = np.unique(values, return_inverse=True)
-        x = np.eye(int(code.max()) + 1)[code.reshape(-1)]
-        # Classes weigh by their variance, so that a rare class adds little noise.
-        return np.asarray((x - x.mean(axis=0)) / np.sqrt(max(x.var(axis=0).sum(), 1e-12)), "f4")
-    if not np.isfinite(x).all():
-        raise InputError(
-            got="values with NaN or infinity",
-            expected="finite values",
-            fix="drop samples without data",
-        )
-    scale = x.std(axis=0)
-    x = x[:, scale > 0]
-    if x.shape[1] == 0:
-        return np.zeros((len(x), 1), np.float32)
-    x = (x - x.mean(axis=0)) / scale[scale > 0]
-    return np.asarray(x / np.sqrt(x.shape[1]), np.float32)
+def _contrast(values: NDArray[Any], rng: np.random.Generator) -> Contrast:
+    """Half the squared difference of pairs of rows, 1 on average for unrelated ones.
+
+    Nothing of the size of the values is made: a million pixels of 128 features stay where they are.
+    """
+    if values.dtype.kind != "f" and values.ndim == 1:
+        _, code, n = np.unique(values, return_inverse=True, return_counts=True)
+        code = code.reshape(-1)
+        share = n / len(values)
+        spread = max(float((share * (1 - share)).sum()), 1e-12)
+        # The sum over classes of their indicators' variograms, over that of their variances: a
+        # rare class adds little noise.
+        return lambda a, b: (code[a] != code[b]) / spread
+    x = values.reshape(len(values), -1)
+    sample = x if len(x) <= N_SCALE else x[rng.choice(len(x), N_SCALE, replace=False)]
+    scale = sample.std(axis=0, dtype=np.float64)
+    varying = scale > 0
+    weight = np.where(varying, 1 / np.where(varying, scale, 1), 0) / np.sqrt(max(varying.sum(), 1))
+
+    def half(a: NDArray[np.intp], b: NDArray[np.intp]) -> NDArray[np.float64]:
+        found = np.empty(len(a))
+        for start in range(0, len(a), 1 << 14):
+            rows = slice(start, start + (1 << 14))
+            step = (x[a[rows]].astype(np.float64) - x[b[rows]]) * weight
+            found[rows] = 0.5 * (step * step).sum(axis=1)
+        if not np.isfinite(found).all():
+            raise InputError(
+                got="values with NaN or infinity",
+                expected="finite values",
+                fix="drop samples without data",
+            )
+        return found
+
+    return half
 
 
 def _pairs(places: Places, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -174,19 +193,11 @@ def _pairs(places: Places, rng: np.random.Generator) -> tuple[NDArray[np.intp], 
 
 
 def _curve(
-    x: NDArray[np.float32],
-    a: NDArray[np.intp],
-    b: NDArray[np.intp],
-    distance: NDArray[np.float64],
-    longest: float,
+    half: NDArray[np.float64], distance: NDArray[np.float64], longest: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     shortest = max(float(np.quantile(distance, 0.002)), longest * 1e-6)
     edges = np.geomspace(shortest, longest, N_LAGS + 1)[1:-1]
     bins = np.searchsorted(edges, distance)
-    half = np.empty(len(a))
-    for start in range(0, len(a), 1 << 14):
-        rows = slice(start, start + (1 << 14))
-        half[rows] = 0.5 * ((x[a[rows]] - x[b[rows]]) ** 2).sum(axis=1)
     n = np.bincount(bins, minlength=N_LAGS)
     enough = n >= MIN_PAIRS
     lag = np.bincount(bins, distance, N_LAGS)[enough] / n[enough]

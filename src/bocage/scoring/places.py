@@ -83,8 +83,10 @@ class Places:
             middle_deg = np.clip((row + 0.5) * side_m / DEGREE_M, -90, 90)
             width = np.maximum(np.cos(np.radians(middle_deg)), 0.01)
             cell = np.stack([row, np.floor(lon * DEGREE_M * width / side_m)], axis=1)
-        _, block = np.unique(cell, axis=0, return_inverse=True)
-        return block.reshape(-1).astype(np.int64)
+        cell = cell.astype(np.int64)
+        cell -= cell.min(axis=0)
+        key = cell[:, 0] * (cell[:, 1].max() + 1) + cell[:, 1]
+        return np.unique(key, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def find_places(
