@@ -101,7 +101,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, stores, ye
         with pytest.raises(InputError, match=match):
             open_pair(stores[0], store)
     short = write_store(tmp_path / "short.zarr", [years[1][:4]], (2025,))
-    with pytest.raises(InputError, match="12 dims .* and 4"):
+    with pytest.raises(InputError, match=r"12 dims .* and 4"):
         open_pair(stores[0], short)
     bands = write_bands(tmp_path / "bands.tif", years[1][:3])
     with pytest.raises(InputError, match="two maps of embeddings, or two images"):

@@ -37,6 +37,12 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
     min_cells: Annotated[
         int, typer.Option(help="Smallest polygon, in cells.", rich_help_panel=_OUTPUT)
     ] = 1,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Random places of known class: areas get intervals.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
     picture: Annotated[bool, typer.Option(help="Also NAME.png.", rich_help_panel=_OUTPUT)] = True,
     keep_embeddings: Annotated[
         bool,
@@ -107,6 +113,7 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
         threshold=threshold,
         polygons=polygons,
         min_cells=min_cells,
+        reference=reference,
         picture=picture,
         keep_embeddings=keep_embeddings,
         embed={k: v for k, v in windows.items() if v is not None},

@@ -194,7 +194,7 @@ def test_bad_input_is_one_sentence(tmp_path, embeddings, x):
         predict(embeddings, Softmax(8), out=out)
     with pytest.raises(InputError, match="weights random:0; expected weights sha"):
         predict(embeddings, Softmax(6, weights_id="sha"), out=out)
-    with pytest.raises(ConfigError, match="ends in .tif"):
+    with pytest.raises(ConfigError, match=r"ends in \.tif"):
         predict(embeddings, Softmax(6), out=tmp_path / "map.zarr")
     with pytest.raises(InputError, match="years 2019"):
         predict(embeddings, Softmax(6), out=out, years=(2019,))

@@ -83,12 +83,12 @@ class AreaTable:
     def rows(self, intervals: Mapping[int, Sequence[float]] | None = None) -> list[dict[str, Any]]:
         """One row per class: value, class, cells, km2, share of the map.
 
-        `intervals` gives estimate, low and high of each class as shares of the map; they are added
-        in km2 as km2_adjusted, km2_low, km2_high.
+        `intervals` adds estimate, low and high in km2 of each class by position, as km2_adjusted,
+        km2_low, km2_high.
         """
         total_km2 = sum(self.km2.values())
         found = []
-        for c in self.legend.classes:
+        for k, c in enumerate(self.legend.classes):
             row: dict[str, Any] = {
                 "value": c.value,
                 "class": c.name,
@@ -97,8 +97,8 @@ class AreaTable:
                 "share": round(self.km2[c.value] / total_km2, 6) if total_km2 else 0.0,
             }
             if intervals is not None:
-                for name, share in zip(_INTERVAL_COLUMNS, intervals[c.value], strict=True):
-                    row[name] = round(share * total_km2, 6)
+                for name, km2 in zip(_INTERVAL_COLUMNS, intervals[k], strict=True):
+                    row[name] = round(km2, 6)
             found.append(row)
         return found
 

@@ -29,6 +29,9 @@ class PredictConfig:
     min_cells: int = 1
     """Smallest polygon, in cells."""
 
+    reference: Path | None = None
+    """Places with known classes, drawn at random inside the map: areas then get intervals."""
+
     picture: bool = True
     """Also write NAME.png."""
 
@@ -37,6 +40,16 @@ class PredictConfig:
 
     embed: Mapping[str, Any] = field(default_factory=dict)
     """For scenes: options of `EmbedConfig`, such as window_px, halo_px, period."""
+
+    def check_task(self, task: str) -> None:
+        """Refuse what needs one class per cell where there is none."""
+        for name in ("polygons", "reference"):
+            if getattr(self, name) is not None and task != "classification":
+                raise ConfigError(
+                    got=f"--{name} for a map of task {task}",
+                    expected="a map with one class per cell",
+                    fix=f"leave out --{name}",
+                )
 
     def __post_init__(self) -> None:
         if self.min_cells < 1:

@@ -15,7 +15,7 @@ from bocage.errors import InputError
 from bocage.geo import Grid
 from bocage.learn.predict.area import AreaTable, CellAreas, write_table
 from bocage.learn.predict.config import PredictConfig
-from bocage.learn.predict.intervals import area_intervals
+from bocage.learn.predict.intervals import estimate, interval_columns
 from bocage.learn.predict.layer import Layer, LayerWriter, tiles
 from bocage.learn.predict.legend import Legend
 from bocage.learn.predict.picture import draw
@@ -44,6 +44,9 @@ class MapFiles:
     files: list[Path] = field(default_factory=list)
     table: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the area table; empty for regression."""
+
+    places: str = ""
+    """Where the intervals of the table come from."""
 
     n_valid: int = 0
     n_cells: int = 0
@@ -191,20 +194,17 @@ def _write_sidecars(
         found.table = rows
     else:
         found.files += write_class_style(out, legend)
-        shares = [row["share"] for row in tables[0].rows()]
-        found.table = tables[0].rows(area_intervals(predictor.scorer, legend, shares))
+        km2 = np.array([tables[0].km2[value] for value in legend.values])
+        areas, found.places = estimate(
+            predictor.scorer, legend, km2, raster=out, reference=config.reference
+        )
+        found.table = tables[0].rows(None if areas is None else interval_columns(areas))
     if legend is not None and config.probability:
         path = probability_path(out)
         found.files.append(write_ramp_style(path, 0.0, 1.0))
     if found.table:
         found.files.append(write_table(out.with_suffix(".area.csv"), found.table))
-    if config.polygons is not None:
-        if legend is None or predictor.task != "classification":
-            raise InputError(
-                got=f"--polygons for a map of task {predictor.task}",
-                expected="a map with one class per cell",
-                fix="leave out --polygons",
-            )
+    if config.polygons is not None and legend is not None:
         found.n_polygons = write_polygons(out, config.polygons, legend, min_cells=config.min_cells)
         found.files.append(config.polygons)
     if config.picture:

@@ -23,6 +23,9 @@ DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".parquet": "GeoParquet"}
 """Endings that can be written."""
 
 
+_SIDE_CELLS = 16
+
+
 def check_polygon_path(path: Path) -> None:
     """Refuse endings that cannot be written, before any work is done."""
     if path.suffix.lower() not in DRIVERS:
@@ -61,7 +64,9 @@ def write_polygons(
             fix="lower --min-cells, or choose classes that occur in the area table",
         )
     frame = gpd.GeoDataFrame(records, geometry="geometry", crs=crs)
-    frame["km2"] = (frame.to_crs(areas.equal_area).area / 1e6).round(9)
+    # A straight side is no straight side in another projection: points along it keep the area.
+    dense = frame.geometry.segmentize(_SIDE_CELLS * cell_units**0.5)
+    frame["km2"] = (dense.to_crs(areas.equal_area).area / 1e6).round(9)
     frame = frame[["value", "class", "km2", "geometry"]]
     with naming_failures(path), scratch_beside(path) as folder:
         made = folder / path.name

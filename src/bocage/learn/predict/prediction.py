@@ -74,6 +74,7 @@ def predict(
         report=report,
         show_progress=show_progress,
     )
+    run.config.check_task(run.known.task)
     with run.alone():
         if isinstance(source, (str, Path)):
             return _predict_embeddings(str(source), run)
@@ -135,10 +136,9 @@ def _scratch(out: Path, what: str, stack: xr.Dataset) -> Path:
 def embed_options(known: Predictor, config: PredictConfig) -> dict[str, Any]:
     """Options of `EmbedConfig` for a scene: what the predictor was made with, then the user's."""
     if known.kind == "finetuned":
-        names = ("patch_size", "query_px", "window_px")
-        stated = {name: getattr(known.scorer, name, None) for name in names}
-        chosen = {k: v for k, v in stated.items() if v is not None}
-        return {**chosen, **config.embed, "codec": "float32"}
+        network = known.scorer
+        stated = {"patch_size": network.patch_size, "query_px": network.cell_px}
+        return {**config.embed, **stated, "codec": "float32"}
     fitted = known.fitted_on
     options: dict[str, Any] = {}
     if fitted.get("patch_size"):

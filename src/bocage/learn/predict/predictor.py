@@ -153,7 +153,10 @@ def _wrap(scorer: Any, *, name: str, identity: str) -> Predictor:
 def _content(folder: Path) -> str:
     """Hash of the files that decide what is predicted."""
     digest = hashlib.sha256()
-    names = ("probe.json", "arrays.npz", "head.json", "config.json", "weights.safetensors")
+    names = (
+        *("probe.json", "arrays.npz"),
+        *("head.json", "head.safetensors", "config.json", "weights.safetensors"),
+    )
     for path in (folder / name for name in names):
         if path.exists():
             digest.update(path.name.encode())

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bocage.embeddings.atomic import PARTIAL_SUFFIX
 from bocage.errors import StoreError
 from bocage.learn.predict import record
 from bocage.learn.predict.config import PredictConfig
@@ -88,6 +89,8 @@ class Run:
                     expected="one process per map",
                     fix="wait for it, or choose another --out",
                 ) from error
+            for left in self.out.parent.glob(f".{self.out.stem}.*{PARTIAL_SUFFIX}"):
+                shutil.rmtree(left)  # what a killed run was writing
             yield
             path.unlink(missing_ok=True)
         finally:
@@ -156,6 +159,8 @@ class Run:
             classes=known.legend.as_json() if known.legend else None,
             valid_fraction=made.n_valid / made.n_cells,
             n_polygons=made.n_polygons,
+            areas=made.table,
+            areas_known_from=made.places,
             seconds={k: round(v, 3) for k, v in self.seconds.items()},
         )
         return [item, run]
