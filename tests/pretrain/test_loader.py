@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bocage.errors import ConfigError, InputError, StoreError
+from bocage.errors import BocageWarning, ConfigError, InputError, StoreError
 from bocage.pretrain.augmentation import apply_symmetry
 from bocage.pretrain.loader import Loader
 from bocage.pretrain.modalities import MODALITIES, normalize
@@ -184,7 +184,8 @@ def test_store_official_files_and_memory_give_the_same_batches(tmp_path):
         writer.add(sample)
     writer.finish()
     sources = [open_samples(s) for s in (samples, tmp_path / "s.zarr", folder)]
-    loaders = [Loader(source, SMALL, batch_size=4, seed=0, augment=True) for source in sources]
+    with pytest.warns(BocageWarning, match=r"whole sample for every crop.*pretrain convert"):
+        loaders = [Loader(source, SMALL, batch_size=4, seed=0, augment=True) for source in sources]
     for step in range(6):
         memory, store, official = (loader.batch(step) for loader in loaders)
         assert same(memory, store)

@@ -240,6 +240,9 @@ def test_half_a_journal_line_is_forgotten(tmp_path):
     writer = StoreWriter(path, LAYOUT, job={})
     for sample in samples[:4]:
         writer.add(sample)
+    with pytest.raises(StoreError, match=r"another process that is writing .*s\.zarr"):
+        StoreWriter(path, LAYOUT, job={})
+    writer.close()
     with (path / JOURNAL).open("ab") as file:
         file.write(b'{"taken":6,"samp')
     again = StoreWriter(path, LAYOUT, job={})
@@ -254,7 +257,11 @@ def test_half_a_journal_line_is_forgotten(tmp_path):
 
 def test_another_job_or_a_finished_store_is_not_continued(tmp_path):
     path = tmp_path / "s.zarr"
-    StoreWriter(path, LAYOUT, job={"source": "a"})
+    StoreWriter(path, LAYOUT, job={"source": "of which nothing was kept"}).close()
+    writer = StoreWriter(path, LAYOUT, job={"source": "a"})
+    for index in range(4):
+        writer.add(make_sample(index))
+    writer.close()
     with pytest.raises(StoreError, match="unfinished store of other sources or options"):
         StoreWriter(path, LAYOUT, job={"source": "b"})
     write(tmp_path / "t.zarr", [make_sample()])
@@ -272,7 +279,7 @@ def test_foreign_and_missing_folders_are_named(tmp_path):
         StoreSamples(tmp_path / "other.zarr")
 
 
-@pytest.mark.parametrize("damage", ["rot", "short", "empty", "index"])
+@pytest.mark.parametrize("damage", ["rot", "short", "empty", "index", "absent"])
 def test_a_damaged_shard_is_named_and_never_read_as_numbers(tmp_path, damage):
     store = write(tmp_path / "s.zarr", [make_sample(i) for i in range(4)])
     shard = tmp_path / "s.zarr/sentinel1/c/0/0/0/0/0"
@@ -282,7 +289,10 @@ def test_a_damaged_shard_is_named_and_never_read_as_numbers(tmp_path, damage):
     elif damage == "index":  # the first chunk's entry now says what the second's says
         size = 4 * 2 * 16 * 16 + 4
         data[-size : -size + 16] = data[-size + 16 : -size + 32]
-    shard.write_bytes({"short": data[: len(data) // 2], "empty": b""}.get(damage, data))
+    if damage == "absent":
+        shard.unlink()
+    else:
+        shard.write_bytes({"short": data[: len(data) // 2], "empty": b""}.get(damage, data))
     with pytest.raises(StoreError, match=r"damaged shard .*sentinel1/c/0/0/0/0/0"):
         for index in range(4):
             read_all(store, index)

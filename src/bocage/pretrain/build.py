@@ -6,6 +6,7 @@ long series, in runs of timesteps; that order is what a killed build resumes by.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
@@ -20,7 +21,7 @@ from bocage.pretrain.build_windows import Cut, CutWindow, cut_window, plan_windo
 from bocage.pretrain.modalities import MODALITIES
 from bocage.pretrain.sample import Sample
 from bocage.pretrain.store import StoreLayout, StoreWriter
-from bocage.progress import progress
+from bocage.progress import Advance, progress
 from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
@@ -97,23 +98,12 @@ def build_samples(
         return _report(Path(out), parts, n_candidates, named, None, start)
     job = {"sources": [part.name for part in parts], "config": _plain(config)}
     writer = StoreWriter(out, layout, job=job)
-    if writer.n_taken:
-        logger.warning("going on after %d of %d windows", writer.n_taken, n_candidates)
-    position = 0
-    with progress("samples", n_candidates, unit="windows", enabled=show_progress) as advance:
-        advance(writer.n_taken)
-        for stack in stacks:
-            if position + len(stack.windows) <= writer.n_taken:
-                position += len(stack.windows)
-                continue
-            for cut in stack.cut(skip=max(0, writer.n_taken - position)):
-                if cut.sample is not None:
-                    writer.add(cut.sample, left_out=cut.left_out)
-                else:
-                    writer.refuse(*cut.left_out)
-                advance(1)
-            position += len(stack.windows)
-    writer.finish()
+    with contextlib.closing(writer):
+        if writer.n_taken:
+            logger.warning("going on after %d of %d windows", writer.n_taken, n_candidates)
+        with progress("samples", n_candidates, unit="windows", enabled=show_progress) as advance:
+            _fill(writer, stacks, advance)
+        writer.finish()
     return _report(Path(out), parts, n_candidates, named, writer, start)
 
 
@@ -145,6 +135,22 @@ class _Windows:
             stack = _open(self.part, self.config)
         for window in self.windows[skip:]:
             yield cut_window(stack, self.part.name, self.config, window)
+
+
+def _fill(writer: StoreWriter, stacks: Sequence[_Windows], advance: Advance) -> None:
+    """Cut what is not in the store yet."""
+    advance(writer.n_taken)
+    position = 0
+    for stack in stacks:
+        first, position = position, position + len(stack.windows)
+        if position <= writer.n_taken:
+            continue
+        for cut in stack.cut(skip=max(0, writer.n_taken - first)):
+            if cut.sample is not None:
+                writer.add(cut.sample, left_out=cut.left_out)
+            else:
+                writer.refuse(*cut.left_out)
+            advance(1)
 
 
 def _list_sources(sources: Sequence[Any], config: BuildConfig) -> list[_Part]:

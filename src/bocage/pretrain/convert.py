@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,23 +59,24 @@ def convert_samples(
     )
     writer = StoreWriter(out, layout, job={"source": str(source), "n": len(samples)})
     allowed = max(_BAD_BEFORE_STOP, max_bad_share * len(samples))
-    with progress("samples", len(samples), unit="samples", enabled=show_progress) as advance:
-        advance(writer.n_taken)
-        for index in range(writer.n_taken, len(samples)):
-            try:
-                sample = read_official(samples.file(index))
-            except BocageError as error:
-                logger.warning("left out: %s", error)
-                writer.refuse("damaged samples")
-                if sum(writer.refused.values()) > allowed:
-                    raise InputError(
-                        got=f"{sum(writer.refused.values())} damaged samples among the first "
-                        f"{index + 1} of {len(samples)}, the last: {error.got}",
-                        expected=f"at most {max_bad_share:.0%} of them",
-                        fix="download them again, or raise max_bad_share (--max-bad-share)",
-                    ) from error
-            else:
-                writer.add(sample)
-            advance(1)
-    writer.finish()
+    with contextlib.closing(writer):
+        with progress("samples", len(samples), unit="samples", enabled=show_progress) as advance:
+            advance(writer.n_taken)
+            for index in range(writer.n_taken, len(samples)):
+                try:
+                    sample = read_official(samples.file(index))
+                except BocageError as error:
+                    logger.warning("left out: %s", error)
+                    writer.refuse("damaged samples")
+                    if sum(writer.refused.values()) > allowed:
+                        raise InputError(
+                            got=f"{sum(writer.refused.values())} damaged samples among the first "
+                            f"{index + 1} of {len(samples)}, the last: {error.got}",
+                            expected=f"at most {max_bad_share:.0%} of them",
+                            fix="download them again, or raise max_bad_share (--max-bad-share)",
+                        ) from error
+                else:
+                    writer.add(sample)
+                advance(1)
+        writer.finish()
     return ConvertReport(path=Path(out), n_samples=len(writer), refused=dict(writer.refused))

@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import threading
+import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bocage.errors import BocageError, ConfigError, InputError
+from bocage.errors import BocageError, BocageWarning, ConfigError, InputError
 from bocage.pretrain.augmentation import apply_symmetry, draw_symmetry
 from bocage.pretrain.batch import Batch
 from bocage.pretrain.modalities import modality, normalize
+from bocage.pretrain.official_h5 import H5Samples
 from bocage.pretrain.sampling import CropShape, SamplingConfig, draw_shape, draw_start
 
 if TYPE_CHECKING:
@@ -87,6 +89,13 @@ class Loader:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.n_workers, self.augment, self.max_bad_share = n_workers, augment, max_bad_share
         self.modalities = _checked_modalities(source, modalities)
+        if isinstance(source, H5Samples):
+            warnings.warn(
+                "official H5 files decompress a whole sample for every crop, which takes about "
+                "three times as long; make a store of them: bocage pretrain convert",
+                BocageWarning,
+                stacklevel=2,
+            )
         self.bad: dict[int, str] = {}
         """Damaged samples met so far: number and reason."""
         self._lock = threading.Lock()

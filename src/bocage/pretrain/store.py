@@ -11,12 +11,13 @@ killed run leaves shards and a journal, and the same command goes on from there.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -125,6 +126,7 @@ class StoreWriter:
         self._samples: list[dict[str, Any]] = []
         self._waiting: list[Sample] = []
         self._job = json.loads(json.dumps({"layout": asdict(layout), "job": job}))
+        self._lock = _lock(self.path)
         with naming_failures(self.path):
             self._begin()
 
@@ -170,21 +172,29 @@ class StoreWriter:
             layout = replace(self.layout, modalities=used)
             _write_metadata(self.path, layout, self._samples, dict(self.refused))
             (self.path / JOURNAL).unlink()
+        Path(self._lock.name).unlink(missing_ok=True)
+        self.close()
         return len(self._samples)
+
+    def close(self) -> None:
+        """Let others write; an unfinished store can be continued."""
+        self._lock.close()
 
     def _begin(self) -> None:
         journal = self.path / JOURNAL
-        if not journal.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise StoreError(
-                    got=f"{self.path}, which exists already",
-                    expected="a new path, or an unfinished store of the same command",
-                    fix="choose another --out, or delete it first",
-                )
+        taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if taken and not journal.exists():
+            raise StoreError(
+                got=f"{self.path}, which exists already",
+                expected="a new path, or an unfinished store of the same command",
+                fix="choose another --out, or delete it first",
+            )
+        lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
+        # The last part is half a line or nothing: a line counts once it has its end.
+        if len(lines) < 2:  # nothing is kept yet, so another job may take over
             write_file(journal, _line(self._job))
             return
-        lines = journal.read_bytes().split(b"\n")[:-1]  # a killed run may leave half a line
-        if not lines or json.loads(lines[0]) != self._job:
+        if json.loads(lines[0]) != self._job:
             raise StoreError(
                 got=f"an unfinished store of other sources or options in {self.path}",
                 expected="the command that began it",
@@ -236,6 +246,23 @@ class StoreWriter:
             os.fsync(file.fileno())
         self._samples += added
         self._waiting = []
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """A file beside the store that is locked until it is closed or the process ends."""
+    with naming_failures(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.with_name(f".{path.name}.lock").open("ab")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise StoreError(
+            got=f"another process that is writing {path}",
+            expected="one writer per store",
+            fix="wait for it, or choose another --out",
+        ) from error
+    return handle
 
 
 def encode(layout: StoreLayout, name: str, x: NDArray[Any], where: str) -> NDArray[Any]:

@@ -95,8 +95,6 @@ class ShardedArray:
         path = self.folder / "c" / str(shard) / "0" / "0" / "0" / "0"
         try:
             file = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return []  # no sample of this shard has the modality
         except OSError as error:
             raise _damaged(path, str(error.strerror)) from error
         try:
