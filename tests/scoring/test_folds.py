@@ -184,3 +184,13 @@ def test_what_cannot_be_split_is_refused_in_one_sentence() -> None:
         make_folds("checkerboard", labels=labels)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"all 40 samples in one block"):
         make_folds("spatial", labels=labels, xy_m=np.zeros((40, 2)))
+    with pytest.raises(InputError, match="20 of 40 samples without a group"):
+        make_folds("group", group=np.array([None, "a"] * 20, dtype=object), labels=labels)
+    with pytest.raises(InputError, match="20 of 40 samples without a time"):
+        make_folds("time", time=np.array(["2020-01-01", "NaT"] * 20, "datetime64[D]"), n_folds=2)
+    with pytest.raises(InputError, match="20 of 40 samples without a label"):
+        make_folds("random", labels=np.array([None, "a"] * 20, dtype=object))
+    with pytest.raises(InputError, match="0 labels of one class"):
+        make_folds("random", labels=np.zeros(0, int))
+    with pytest.raises(ConfigError, match="buffer_m -5"):
+        make_folds("spatial", labels=labels, xy_m=xy, block_m=300, buffer_m=-5)

@@ -89,3 +89,5 @@ def test_without_places_nothing_is_claimed(clicked) -> None:
         predict_by_location(folds, labels)
     with pytest.raises(InputError, match="one prediction for each label"):
         check_leakage(folds, labels, labels[:3])
+    with pytest.raises(InputError, match="predictions with NaN"):
+        check_leakage(folds, labels, np.full(400, np.nan))

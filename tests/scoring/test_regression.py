@@ -47,7 +47,7 @@ def test_nodata_is_ignored_only_when_asked() -> None:
         Regression().update(p, y)
     with pytest.raises(InputError, match="predictions of known targets"):
         Regression().update(y, p, ignore_nan=True)
-    with pytest.raises(InputError, match="one prediction for each target"):
+    with pytest.raises(InputError, match="one number predicted for each target"):
         Regression().update(p[:, None], y)
     constant = Regression().update(p[2:], np.array([2.0, 2.0])).compute()
     assert np.isnan(constant["r2"].value)

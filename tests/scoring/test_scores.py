@@ -122,3 +122,11 @@ def test_vectors_without_data_are_refused(vectors) -> None:
         knn_weighted(x, y, np.full((3, 64), np.nan, np.float32))
     with pytest.raises(InputError, match="0 training vectors"):
         knn_cosine(x[:0], y[:0], x)
+    with pytest.raises(InputError, match="of one length"):
+        knn_cosine(x, y, x[:, :5])
+    with pytest.raises(InputError, match="at least one neighbor"):
+        knn_weighted(x, y, x[:3], k=0)
+    with pytest.raises(InputError, match="2500 training vectors and 7 labels"):
+        knn_cosine(x, y[:7], x)
+    with pytest.raises(InputError, match="class numbers from 0"):
+        knn_weighted(x, y.astype(float), x[:3])

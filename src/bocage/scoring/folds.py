@@ -130,9 +130,13 @@ def make_folds(
     Raises InputError for fewer samples than folds, all samples in one block, or a single class.
     """
     places = find_places(lonlat=lonlat, xy_m=xy_m)
+    if buffer_m is not None and not buffer_m >= 0:
+        raise ConfigError(
+            got=f"buffer_m {buffer_m}", expected="0 m or more", fix="leave it out for the default"
+        )
     n = _n_samples(labels, places, group, time)
     classes = _classes(labels)
-    if n_folds < 2 or (n < n_folds and kind != "leave_one_block_out"):
+    if kind != "leave_one_block_out" and not 2 <= n_folds <= n:
         raise InputError(
             got=f"{n} samples for {n_folds} folds",
             expected="at least 2 folds, and a sample in each",
@@ -143,9 +147,9 @@ def make_folds(
     if kind == "random":
         folds = _random(n, deck)
     elif kind == "group":
-        _, block = np.unique(_need(group, "group", kind), return_inverse=True)
-        fold = _deal(block.reshape(-1), deck, what="groups", fix="use fewer folds")
-        folds = Folds(name=kind, fold=fold, block=block.reshape(-1))
+        _, block = _numbered(_need(group, "group", kind), "group")
+        fold = _deal(block, deck, what="groups", fix="use fewer folds")
+        folds = Folds(name=kind, fold=fold, block=block)
     elif kind == "time":
         folds = _forward(_need(time, "time", kind), n_folds)
     elif kind in ("spatial", "leave_one_block_out"):
@@ -259,7 +263,8 @@ def _deal(block: NDArray[np.int64], deck: _Deck, *, what: str, fix: str) -> NDAr
 
 def _forward(time: NDArray[Any], n_folds: int) -> Folds:
     """Cut time in n_folds + 1 periods of about equal numbers; the first is only trained with."""
-    moments, block, sizes = np.unique(time, return_inverse=True, return_counts=True)
+    moments, block = _numbered(time, "time")
+    sizes = np.bincount(block)
     if len(moments) <= n_folds:
         raise InputError(
             got=f"{len(moments)} different times for {n_folds} folds",
@@ -270,7 +275,6 @@ def _forward(time: NDArray[Any], n_folds: int) -> Folds:
     period = np.minimum((middle * (n_folds + 1)).astype(np.int64), n_folds)
     if len(np.unique(period)) <= n_folds:  # one date holds most samples: cut by dates instead
         period = np.arange(len(moments)) * (n_folds + 1) // len(moments)
-    block = block.reshape(-1).astype(np.int64)
     return Folds(name="time", fold=period[block] - 1, block=block)
 
 
@@ -361,14 +365,31 @@ def _classes(labels: NDArray[Any] | None) -> NDArray[np.int64] | None:
         return None
     if labels.ndim != 1:
         return None
-    names, classes = np.unique(labels, return_inverse=True)
+    names, classes = _numbered(labels, "label")
     if len(names) < 2:
         raise InputError(
-            got=f"{len(labels)} labels of one class ({names[0]})",
+            got=f"{len(labels)} labels of one class ({', '.join(map(str, names))})",
             expected="at least two classes",
             fix="add samples of what the class is to be told from",
         )
-    return classes.reshape(-1).astype(np.int64)
+    return classes
+
+
+def _numbered(values: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The different values in order, and the number of each sample's."""
+    values = np.asarray(values)
+    if values.dtype.kind == "O":
+        missing = np.array([v is None or v != v for v in values], bool)  # noqa: PLR0124 - NaN
+    else:
+        missing = values != values  # noqa: PLR0124 - NaN and NaT differ from themselves
+    if missing.any():
+        raise InputError(
+            got=f"{int(missing.sum())} of {len(values)} samples without a {what}",
+            expected=f"a {what} for each",
+            fix="drop them, or give them one",
+        )
+    names, number = np.unique(values, return_inverse=True)
+    return names, number.reshape(-1).astype(np.int64)
 
 
 def _n_samples(*columns: NDArray[Any] | Places | None) -> int:

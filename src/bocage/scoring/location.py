@@ -96,6 +96,12 @@ def check_leakage(
             fix="pass predictions of all samples in their order (any value where fold is -1)",
         )
     tested = folds.fold >= 0
+    if predicted.dtype.kind == "f" and not np.isfinite(predicted[tested]).all():
+        raise InputError(
+            got="predictions with NaN or infinity",
+            expected="one for every tested sample",
+            fix="drop samples without data before splitting",
+        )
     if folds.places is None:
         nan = float("nan")
         metric, gain, base = _gains(labels[tested], predicted[tested])

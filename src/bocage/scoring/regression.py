@@ -40,12 +40,14 @@ class Regression(Accumulator):
         predictions of a known target always is.
         """
         p, t = np.asarray(prediction), np.asarray(target)
-        if p.shape != t.shape or t.ndim == 0:
+        if p.shape != t.shape or t.ndim == 0 or not {p.dtype.kind, t.dtype.kind} <= set("biuf"):
             raise InputError(
-                got=f"predictions {p.shape} and targets {t.shape}",
-                expected="one prediction for each target",
+                got=f"predictions {p.shape} of {p.dtype} and targets {t.shape} of {t.dtype}",
+                expected="one number predicted for each target",
                 fix="squeeze the band axis, and pass the same pixels",
             )
+        if t.size == 0:
+            return self
         n_items = 1 if t.ndim == 2 else len(t)
         given = None if block is None else np.asarray(block)
         if given is not None and given.size == t.size and t.ndim > 1 and t.size > 1:

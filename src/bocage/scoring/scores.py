@@ -38,6 +38,12 @@ def nearest_cosine(
                 expected="finite vectors",
                 fix="drop rows without data before scoring",
             )
+    if train.shape[1:] != test.shape[1:] or k < 1:
+        raise InputError(
+            got=f"training vectors {train.shape}, test vectors {test.shape}, k {k}",
+            expected="vectors of one length, and at least one neighbor",
+            fix="take both from the same embedding",
+        )
     k = min(k, len(train))
     known, asked = _unit(train), _unit(test)
     rows = np.empty((len(test), k), np.intp)
@@ -53,6 +59,7 @@ def knn_cosine(
     train: FloatArray, labels: NDArray[np.int64], test: FloatArray, k: int = 5
 ) -> NDArray[np.int64]:
     """Predict by the majority among the k nearest training vectors, cosine; ties: lower label."""
+    _check_labels(train, labels)
     rows, _ = nearest_cosine(train, test, k)
     names, code = np.unique(labels, return_inverse=True)
     predicted: NDArray[np.int64] = names[_counts(code[rows], len(names)).argmax(axis=1)]
@@ -74,6 +81,13 @@ def knn_weighted(
     that average precision ranks. Returns [n_test, K]; the prediction is the argmax, or share >=
     0.5.
     """
+    _check_labels(train, labels)
+    if labels.dtype.kind not in "biu" or labels.min() < 0 or not temperature > 0:
+        raise InputError(
+            got=f"labels of {labels.dtype}, temperature {temperature}",
+            expected="class numbers from 0, and a temperature above 0",
+            fix="number the classes with np.unique(labels, return_inverse=True)[1]",
+        )
     rows, cosine = nearest_cosine(train, test, k)
     # From the nearest, which changes no share: exp(1 / 0.01) would leave float32.
     weight = np.exp((cosine.astype(np.float64) - cosine[:, :1]) / temperature)
@@ -175,6 +189,15 @@ def _nearest(distance: NDArray[np.floating], queries: NDArray[np.intp], k: int) 
         rows = slice(start, start + step)
         found[rows] = np.argsort(distance[rows], axis=1, kind="stable")[:, :k]
     return found
+
+
+def _check_labels(train: FloatArray, labels: NDArray[Any]) -> None:
+    if len(train) != len(labels):
+        raise InputError(
+            got=f"{len(train)} training vectors and {len(labels)} labels",
+            expected="one label for each",
+            fix="drop the same rows from both",
+        )
 
 
 def _largest(values: FloatArray, k: int) -> tuple[NDArray[np.intp], FloatArray]:
