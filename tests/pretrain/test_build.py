@@ -139,6 +139,7 @@ def test_absent_bands_leave_the_sensor_out_unless_filled(tmp_path):
     write_tile(path, (32, 32), bands=bands)
     with pytest.raises(InputError, match=r"lacking B8A B01 \(--fill-bands"):
         build_samples([path], tmp_path / "s.zarr", SMALL)
+    assert {p.name for p in tmp_path.iterdir()} == {path.name}  # nothing is left behind
     build_samples([path], tmp_path / "s.zarr", BuildConfig(size_px=32, fill_bands=True))
     got = read_all(StoreSamples(tmp_path / "s.zarr"), 0)["sentinel2_l2a"][:, :, 0]
     band = {name: got[..., i] for i, name in enumerate(BANDS)}
@@ -199,6 +200,10 @@ def test_an_unreadable_source_is_named_and_left_out(tmp_path, caplog):
     assert "b_2024-01-01.tif left out" in caplog.text
     with pytest.raises(SourceError, match=r"b_2024-01-01\.tif"):
         build_samples([tmp_path / "in" / "b_2024-01-01.tif"], tmp_path / "t.zarr", config)
+    broken = [tmp_path / "in" / "b_2024-01-01.tif"] * 2
+    with pytest.raises(SourceError, match=r"no usable source among 2; the first: .*b_2024"):
+        build_samples(broken, tmp_path / "t.zarr", config)
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "s.zarr"}
 
 
 def test_missing_dates_are_said_once(tmp_path):

@@ -86,7 +86,9 @@ def build_samples(
     named = tuple(f"{name}: {error.got}" for name, error in unreadable)
     n_candidates = sum(len(stack.windows) for stack in stacks)
     if not stacks:
-        raise unreadable[0][1]
+        raise _nothing_opened(unreadable)
+    for name, error in unreadable:
+        logger.warning("source %s left out: %s", name, error)
     layout = StoreLayout(
         modalities=tuple(
             name for name in MODALITIES if any(name in stack.modalities for stack in stacks)
@@ -135,6 +137,14 @@ class _Windows:
             stack = _open(self.part, self.config)
         for window in self.windows[skip:]:
             yield cut_window(stack, self.part.name, self.config, window)
+
+
+def _nothing_opened(unreadable: list[tuple[str, BocageError]]) -> BocageError:
+    first = unreadable[0][1]
+    if len(unreadable) > 1:
+        got = f"no usable source among {len(unreadable)}; the first: {first.got}"
+        return type(first)(got=got, expected=first.expected, fix=first.fix)
+    return first
 
 
 def _fill(writer: StoreWriter, stacks: Sequence[_Windows], advance: Advance) -> None:
@@ -218,7 +228,6 @@ def _survey(
                 continue
             stack = _open(part, config)
         except BocageError as error:
-            logger.warning("source %s left out: %s", part.name, error)
             unreadable.append((part.name, error))
             continue
         undated += stack.attrs.get("bocage_dates") == "unknown"

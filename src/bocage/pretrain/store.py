@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -125,10 +126,15 @@ class StoreWriter:
         self.n_taken = 0
         self._samples: list[dict[str, Any]] = []
         self._waiting: list[Sample] = []
+        self._begun = False
         self._job = json.loads(json.dumps({"layout": asdict(layout), "job": job}))
         self._lock = _lock(self.path)
-        with naming_failures(self.path):
-            self._begin()
+        try:
+            with naming_failures(self.path):
+                self._begin()
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Samples added so far."""
@@ -172,13 +178,16 @@ class StoreWriter:
             layout = replace(self.layout, modalities=used)
             _write_metadata(self.path, layout, self._samples, dict(self.refused))
             (self.path / JOURNAL).unlink()
-        Path(self._lock.name).unlink(missing_ok=True)
         self.close()
         return len(self._samples)
 
     def close(self) -> None:
-        """Let others write; an unfinished store can be continued."""
-        self._lock.close()
+        """Let others write; an unfinished store can be continued, one without samples goes."""
+        if not self._lock.closed:
+            Path(self._lock.name).unlink(missing_ok=True)
+            self._lock.close()
+            if self._begun and not self._samples:
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def _begin(self) -> None:
         journal = self.path / JOURNAL
@@ -193,6 +202,7 @@ class StoreWriter:
         # The last part is half a line or nothing: a line counts once it has its end.
         if len(lines) < 2:  # nothing is kept yet, so another job may take over
             write_file(journal, _line(self._job))
+            self._begun = True
             return
         if json.loads(lines[0]) != self._job:
             raise StoreError(
@@ -255,6 +265,9 @@ def _lock(path: Path) -> IO[bytes]:
         handle = path.with_name(f".{path.name}.lock").open("ab")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its holder may have finished and removed the file while it was opened here.
+        if os.fstat(handle.fileno()).st_nlink == 0:
+            raise BlockingIOError
     except BlockingIOError as error:
         handle.close()
         raise StoreError(
