@@ -203,6 +203,22 @@ def test_a_sample_without_sensors_changes_nothing_and_a_batch_of_them_is_refused
         objective(model, without(batch, [0, 1, 2]), torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("change", ["band sets", "patch size", "type", "extent"])
+def test_a_batch_for_another_network_is_refused(change: str) -> None:
+    config = model_config("nano", "v1.2")
+    made_for = model_config("nano", "v1") if change == "band sets" else config
+    batch = random_batch(made_for)
+    s2 = batch.values["sentinel2_l2a"]
+    if change == "patch size":
+        batch = dataclasses.replace(batch, patch_size=5)
+    elif change == "type":
+        batch.values["sentinel2_l2a"] = s2.double()
+    elif change == "extent":
+        batch.values["sentinel2_l2a"] = s2[:, :8]
+    with pytest.raises(InputError, match="sentinel2_l2a"):
+        Objective(ObjectiveConfig()).plan(config, batch, torch.Generator())
+
+
 def part_of(batch: Batch, rows: list[int]) -> Batch:
     return dataclasses.replace(
         batch,

@@ -247,7 +247,8 @@ class PretrainingModel(nn.Module):
         everything that its rows decode. ``map_rows`` [k] says per map which rows predict it.
         """
         base = self.config.base_patch_size
-        patches = {m: resized_patches(x, base, patch_size) for m, x in values.items()}
+        known = [m for m in self.config.modalities if m in values]
+        patches = {m: resized_patches(values[m], base, patch_size) for m in known}
         encoded = self.encoder.encode_rows(
             patches,
             encode,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bocage.models.config import ModelConfig
+from bocage.errors import InputError
+from bocage.models.config import ModelConfig, band_names
 from bocage.models.selection import Picked, Selection, select
 from bocage.pretrain.batch import Batch
 from bocage.pretrain.distillation import GRAM_TOKENS
@@ -23,7 +24,7 @@ from bocage.pretrain.masking import Role, mask
 from bocage.pretrain.noise import sample_noise
 from bocage.pretrain.objective_config import ObjectiveConfig
 from bocage.pretrain.supervision import MAP_TASKS
-from bocage.sensors import MAPS
+from bocage.sensors import MAPS, SENSORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ def plan_step(
 
     Without ``training`` nothing is dropped or skipped.
     """
+    _check(batch, config)
     present = {m: batch.present[m].cpu() for m in config.modalities if m in batch.present}
     n_samples, n_views = len(batch.ids), objective.n_views
     views = [mask(present, objective.masking, generator, ids=batch.ids) for _ in range(n_views)]
@@ -102,6 +104,34 @@ def plan_step(
         band_keep={m: torch.cat([k[m] for k in keep])[order] for m in keep[0]} if keep else None,
         branch_scale=None if scale is None else scale[:, :, order],
     )
+
+
+def _check(batch: Batch, config: ModelConfig) -> None:
+    """Refuse a batch that was made for another network, or is not one grid."""
+    p, n_times = batch.patch_size, batch.timestamps.shape[1]
+    for m in config.modalities:
+        if m not in batch.present or m not in batch.values:
+            continue
+        n_samples, height, width, *_ = batch.values[m].shape
+        cells = (n_samples, height // p, width // p, n_times if m in SENSORS else 1)
+        values = (len(batch.ids), cells[1] * p, cells[2] * p, cells[3], len(band_names(m)))
+        present = (*cells, len(config.band_sets[m]))
+        for what, x, expected in (
+            ("values", batch.values[m], values),
+            ("present", batch.present[m], present),
+        ):
+            if tuple(x.shape) != expected:
+                raise InputError(
+                    got=f"{what} of {m} of shape {list(x.shape)} in a batch with patch size {p}",
+                    expected=f"{list(expected)}, for this network's band sets",
+                    fix="make the batch with the band sets and the patch size of the network",
+                )
+        if batch.values[m].dtype != torch.float32:
+            raise InputError(
+                got=f"values of {m} of type {batch.values[m].dtype}",
+                expected="float32",
+                fix="normalize to float32; mixed precision is the loop's matter",
+            )
 
 
 def _query_size(
