@@ -1,16 +1,20 @@
-"""``bocage evaluate``: studies on labelled embeddings; now there is one, of compression."""
+"""``bocage evaluate``: a suite of tasks over models, or the study of compression."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
-def evaluate(  # noqa: PLR0917 - one argument per option is how typer reads a command
-    study: Annotated[str, typer.Argument(help="compression")],
-    source: Annotated[Path, typer.Argument(help="GeoParquet, or .npz with x, labels, lonlat.")],
+def evaluate(
+    study: Annotated[str, typer.Argument(help="A suite (.toml, .json), or compression.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="compression: GeoParquet, or .npz with x, labels, lonlat."),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for tables and plots.")],
     label_column: Annotated[str, typer.Option(help="Column of the class.")] = "label",
     embedding_column: Annotated[str, typer.Option(help="Column of the vectors.")] = "embedding",
@@ -25,12 +29,17 @@ def evaluate(  # noqa: PLR0917 - one argument per option is how typer reads a co
     gsd_m: Annotated[float, typer.Option(help="Ground size of an embedding.")] = 10.0,
     model: Annotated[str, typer.Option(help="Recorded in the report.")] = "",
 ) -> None:
-    """Score codecs against float32 on labelled embeddings, and price them."""
+    """Score models on the tasks of a suite, or codecs against float32 on labelled embeddings."""
     from bocage.errors import ConfigError
 
-    if study != "compression":
+    if Path(study).suffix in {".toml", ".json"}:
+        _suite(Path(study), out)
+        return
+    if study != "compression" or source is None:
         raise ConfigError(
-            got=f"study {study!r}", expected="compression", fix="bocage evaluate compression ..."
+            got=f"study {study!r}{'' if source else ' without a source'}",
+            expected="a suite file, or compression and labelled embeddings",
+            fix="bocage evaluate suite.toml --out scores, or bocage evaluate compression ...",
         )
     from bocage.embeddings.codecs.labelled import read_sample
     from bocage.embeddings.codecs.recommend import parse_tolerance
@@ -54,3 +63,21 @@ def evaluate(  # noqa: PLR0917 - one argument per option is how typer reads a co
     result.write(out)
     typer.echo(markdown(result))
     typer.echo(f"{out}: table.md, table.csv, study.json, pareto_*.png")
+
+
+def _suite(path: Path, out: Path) -> None:
+    from bocage.bench.work import Shape, multiply_adds
+    from bocage.learn.suite import read_suite
+    from bocage.learn.suite_run import run_suite
+    from bocage.learn.suite_table import markdown, write
+
+    def macs(
+        model: Any, sensors: tuple[str, ...], size_px: int, n_times: int, patch_size: int
+    ) -> int:
+        shape = Shape(sensors=sensors, size_px=size_px, times=n_times, patch_size=patch_size)
+        return multiply_adds(model.config, shape)
+
+    result = run_suite(read_suite(path), macs=macs, say=typer.echo)
+    written = write(result, out)
+    typer.echo(markdown(result))
+    typer.echo(f"{out}: {', '.join(p.name for p in written)}")

@@ -144,7 +144,8 @@ class ProbeReport:
         """The confusion matrix, or predicted against true numbers, as PNG."""
         import io
 
-        figure, axes = _figure()
+        figure = import_figure()(figsize=(5, 4.5))
+        axes = figure.add_subplot()
         if self.scores.confusion is not None:
             _draw_confusion(axes, self.scores.confusion, [c.name for c in self.classes])
         else:
@@ -169,7 +170,8 @@ def _rows(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def _figure() -> tuple[Any, Any]:
+def import_figure() -> Any:
+    """Matplotlib's Figure, which needs no display, or how to install it."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -178,8 +180,7 @@ def _figure() -> tuple[Any, Any]:
             expected="the extra learn",
             fix='pip install "bocage[learn]"',
         ) from error
-    figure = Figure(figsize=(5, 4.5))
-    return figure, figure.add_subplot()
+    return Figure
 
 
 def _draw_confusion(axes: Any, matrix: NDArray[np.int64], names: list[str]) -> None:

@@ -1,0 +1,354 @@
+"""Run a suite: embed every data set with every model, and score it beside its baselines."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from bocage.errors import BocageWarning, ConfigError, InputError, SourceError
+from bocage.learn.baselines import predict_most_frequent
+from bocage.learn.crossval import Target, cross_validate
+from bocage.learn.datasets.dataset import Dataset
+from bocage.learn.datasets.ready import read_dataset
+from bocage.learn.judge import Judge
+from bocage.learn.pooling import pool
+from bocage.learn.sample import Samples
+from bocage.learn.suite import PROTOCOLS, ModelConfig, Suite, TaskConfig
+from bocage.scoring.folds import Folds, make_folds
+from bocage.sensors import SENSORS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bocage.mapping.plan import WindowModel
+    from bocage.scoring.accumulator import Scores
+    from bocage.types import FloatArray
+
+    Macs = Callable[[WindowModel, tuple[str, ...], int, int, int], int]
+
+Cache: TypeAlias = dict[tuple[Any, ...], dict[str, "FloatArray"]]
+"""Features by everything they depend on."""
+
+BATCH_TOKENS = 16_384
+"""Cells x dates x sensors encoded at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """One task: every model and baseline on the same folds."""
+
+    task: TaskConfig
+    about: str
+    """Samples and folds."""
+
+    scores: dict[str, Scores]
+    """By model or baseline; models first."""
+
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    macs: dict[str, int] = field(default_factory=dict)
+    """Multiply-adds of one image, where the caller counts them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteResult:
+    """Everything that ran, and why the rest did not."""
+
+    name: str
+    models: tuple[str, ...]
+    tasks: tuple[TaskResult, ...]
+    refused: dict[str, str]
+    """Tasks without data: one sentence each."""
+
+
+def run_suite(
+    suite: Suite,
+    *,
+    macs: Macs | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> SuiteResult:
+    """Score every model of a suite on every task whose data are there.
+
+    `macs` counts the multiply-adds of (model, sensors, size_px, n_times, patch_size); without it
+    the table has no costs.
+    """
+    from bocage.models import load_model
+
+    models: list[tuple[ModelConfig, Any]] = []
+    for config in suite.models:
+        weights = None if config.weights == "random" else config.weights
+        models.append((config, load_model(config.name, weights=weights)))
+    results, refused = [], {}
+    cache: Cache = {}
+    for task in suite.tasks:
+        try:
+            dataset = read_dataset(
+                task.name,
+                reader=task.reader,
+                path=None if task.path is None else suite.data / task.path,
+                root=suite.data,
+                options=task.options,
+            )
+        except SourceError as error:
+            refused[task.label] = str(error)
+            say(f"left out {task.label}: {error}")
+            continue
+        results.append(run_task(task, dataset, models, macs=macs, cache=cache, say=say))
+    if not results:
+        raise SourceError(
+            got=f"suite {suite.name}, none of whose {len(suite.tasks)} tasks has data below "
+            f"{suite.data}",
+            expected="data of at least one task",
+            fix="name their folder as data = ... in the suite",
+        )
+    names = tuple(config.label for config, _ in models)
+    return SuiteResult(name=suite.name, models=names, tasks=tuple(results), refused=refused)
+
+
+def run_task(
+    task: TaskConfig,
+    dataset: Dataset,
+    models: list[tuple[ModelConfig, Any]],
+    *,
+    macs: Macs | None = None,
+    cache: Cache | None = None,
+    say: Callable[[str], None] = lambda _text: None,
+) -> TaskResult:
+    """Score models and baselines on one data set, all on the same samples and folds.
+
+    `cache` keeps features between tasks that differ in folds or protocol only.
+    """
+    cache = {} if cache is None else cache
+    features = {}
+    for config, model in models:
+        inputs = (task.name, task.reader, task.path, repr(task.options), config.label)
+        key = (*inputs, task.patch_size, task.output, task.normalization, task.pooling)
+        if key not in cache:
+            say(f"embed    {task.label} with {config.label}")
+            cache[key] = embed_dataset(task, dataset, model)
+        features[config.label] = cache[key]
+    bands = _bands(task, dataset)
+    usable = np.logical_and.reduce(
+        [np.isfinite(x).all(axis=1) for variants in features.values() for x in variants.values()]
+    )
+    labels, where = _labels(task, dataset)
+    keep = usable & where.labelled
+    samples = Samples(
+        x=np.zeros((int(keep.sum()), 1), np.float32),
+        y=labels[keep],
+        xy=where.xy[keep],
+        crs="EPSG:3857" if where.metres else "EPSG:4326",
+        task=dataset.task,
+        classes=dataset.classes,
+        group=where.group[keep],
+        year=np.zeros(int(keep.sum()), np.int32),
+    )
+    target = Target(y=samples.y, task=dataset.task, n_classes=len(dataset.classes))
+    folds = _folds(task, samples, where, keep)
+    judge = Judge(samples=samples, target=target, folds=folds)
+    if task.metric not in judge.score(predict_most_frequent(target, folds)).values:
+        known = judge.score(predict_most_frequent(target, folds)).values
+        raise ConfigError(
+            got=f"metric {task.metric!r} of task {task.name}",
+            expected=f"one of {', '.join(known)}",
+            fix="correct the suite",
+        )
+    method = PROTOCOLS[task.protocol][1 if dataset.task == "regression" else 0]
+    scores, choices = {}, {}
+    for name, variants in features.items():
+        kept = {key: x[keep] for key, x in variants.items()}
+        found = cross_validate(kept, target, folds, method, seed=task.seed)
+        scores[name] = judge.score(found.scores)
+        choices[name] = tuple(str(c) for c in found.choices)
+    linear = PROTOCOLS["linear"][1 if dataset.task == "regression" else 0]
+    raw = cross_validate(bands[keep], target, folds, linear, seed=task.seed)
+    scores["raw bands, linear"] = judge.score(raw.scores)
+    if folds.places is not None:
+        scores["location only"] = judge.score(judge.by_location())
+    scores["most frequent"] = judge.score(predict_most_frequent(target, folds))
+    counted = {}
+    if macs is not None:
+        for config, model in models:
+            counted[config.label] = macs(
+                model,
+                tuple(dataset.images),
+                dataset.size_px,
+                dataset.n_times,
+                task.patch_size,
+            )
+    unit = "cells" if dataset.per_pixel else "images"
+    about = f"{len(samples)} {unit} of {len(dataset.classes) or 'no'} classes; {folds.describe()}"
+    if dataset.note:
+        about += f"; {dataset.note}"
+    say(f"scored   {task.label}: {about}")
+    return TaskResult(task=task, about=about, scores=scores, choices=choices, macs=counted)
+
+
+def embed_dataset(task: TaskConfig, dataset: Dataset, model: Any) -> dict[str, FloatArray]:
+    """Features [samples, D] of each normalization and pooling; a sample is an image or a cell."""
+    encoder = model.window_encoder(
+        patch_size=task.patch_size, output=task.output, check_units=False
+    )
+    variants: dict[str, FloatArray] = {}
+    for normalization in task.normalization:
+        images = dataset.images
+        if normalization == "dataset":
+            images = {name: as_dataset_normalized(name, x) for name, x in images.items()}
+        cells = _encode(encoder, images, dataset.timestamps, task.patch_size)
+        if dataset.per_pixel:
+            variants[f"{normalization} statistics"] = cells.reshape(-1, cells.shape[-1])
+            continue
+        flat = cells.reshape(len(cells), -1, cells.shape[-1])
+        for pooling in task.pooling:
+            source = cells if "center" in pooling.split("+") else flat
+            variants[f"{normalization} statistics, {pooling}"] = pool(source, pooling)
+            if flat.shape[1] == 1:
+                break  # every pooling of one cell is that cell
+    return variants
+
+
+def as_dataset_normalized(sensor: str, x: FloatArray) -> FloatArray:
+    """Images such that the model's own normalization gives them the data set's statistics.
+
+    The models see (x - (m - 2 s)) / (4 s) with m and s of pretraining; here m and s of each band
+    become the data set's own. Taken over all images, without their labels.
+    """
+    axes = (0, 1, 3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a band that is not there
+        mean = np.nanmean(x, axis=axes, keepdims=True, dtype=np.float64)
+        std = np.nanstd(x, axis=axes, keepdims=True, dtype=np.float64)
+    bands = SENSORS[sensor].bands
+    shape = (1, 1, len(bands), 1, 1)
+    own_mean = np.array([b.mean for b in bands]).reshape(shape)
+    own_std = np.array([b.std for b in bands]).reshape(shape)
+    safe = np.where(std > 0, std, 1)
+    return np.asarray((x - mean) / safe * own_std + own_mean, np.float32)
+
+
+def _encode(
+    encoder: Any, images: Mapping[str, FloatArray], timestamps: NDArray[np.int64], patch_size: int
+) -> FloatArray:
+    """Cells [n, h, w, D]; images are padded with missing pixels to whole patches."""
+    n, n_times, _, height, width = next(iter(images.values())).shape
+    h, w = -(-height // patch_size), -(-width // patch_size)
+    pad = ((0, 0), (0, 0), (0, 0), (0, h * patch_size - height), (0, w * patch_size - width))
+    size = max(1, BATCH_TOKENS // (h * w * n_times * len(images)))
+    found = []
+    for start in range(0, n, size):
+        at = slice(start, start + size)
+        part = {
+            name: np.pad(x[at], pad, constant_values=np.nan) if any(map(any, pad)) else x[at]
+            for name, x in images.items()
+        }
+        found.append(encoder(part, timestamps[at]))
+    return np.concatenate(found)
+
+
+def _bands(task: TaskConfig, dataset: Dataset) -> FloatArray:
+    """What the bands say without a model: their values on all dates, holes filled by the mean."""
+    parts = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all of a band or date may be missing
+        for x in dataset.images.values():
+            n, n_times, n_bands, height, width = x.shape
+            if dataset.per_pixel:
+                p = task.patch_size
+                h, w = -(-height // p), -(-width // p)
+                pad = ((0, 0), (0, 0), (0, 0), (0, h * p - height), (0, w * p - width))
+                cells = np.pad(x, pad, constant_values=np.nan)
+                cells = cells.reshape(n, n_times, n_bands, h, p, w, p)
+                mean = np.nanmean(cells, axis=(4, 6))
+                parts.append(np.moveaxis(mean, (3, 4), (1, 2)).reshape(n * h * w, -1))
+            else:
+                parts.append(np.nanmean(x, axis=(3, 4)).reshape(n, -1))
+                if height * width > 1:
+                    parts.append(np.nanstd(x, axis=(3, 4)).reshape(n, -1))
+        found = np.concatenate(parts, axis=1)
+        found = found[:, np.isfinite(found).any(axis=0)]
+        return np.where(np.isfinite(found), found, np.nanmean(found, axis=0)).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Where:
+    """Of each sample: place, group, official split, and whether it has a label."""
+
+    xy: NDArray[np.float64]
+    metres: bool
+    group: NDArray[np.int64]
+    split: NDArray[np.str_] | None
+    labelled: NDArray[np.bool_]
+
+
+def _labels(task: TaskConfig, dataset: Dataset) -> tuple[NDArray[Any], _Where]:
+    n = len(dataset.y)
+    group = np.arange(n) if dataset.group is None else dataset.group
+    if not dataset.per_pixel:
+        y = dataset.y
+        valid = np.ones(n, bool)
+        if dataset.task != "multilabel":
+            valid = np.isfinite(y) if y.dtype.kind == "f" else y >= 0
+        xy = np.full((n, 2), np.nan) if dataset.lonlat is None else dataset.lonlat
+        return y, _Where(xy=xy, metres=False, group=group, split=dataset.split, labelled=valid)
+    p = task.patch_size
+    y = np.stack([_cell_labels(image, p, len(dataset.classes)) for image in dataset.y])
+    _, h, w = y.shape
+    corner = np.zeros((n, 2)) if dataset.corner_xy_m is None else dataset.corner_xy_m
+    step = p * dataset.pixel_m
+    x = corner[:, 0, None, None] + (np.arange(w) + 0.5) * step
+    north = corner[:, 1, None, None] - (np.arange(h)[:, None] + 0.5) * step
+    xy = np.stack(np.broadcast_arrays(x, north), axis=-1).reshape(-1, 2)
+    flat = y.reshape(-1)
+    valid = np.isfinite(flat) if flat.dtype.kind == "f" else flat >= 0
+    split = None if dataset.split is None else np.repeat(dataset.split, h * w)
+    return flat, _Where(
+        xy=xy, metres=True, group=np.repeat(group, h * w), split=split, labelled=valid
+    )
+
+
+def _cell_labels(image: NDArray[Any], p: int, n_classes: int) -> NDArray[Any]:
+    """The most frequent class of each cell, or the mean number; nothing where none is known."""
+    h, w = -(-image.shape[0] // p), -(-image.shape[1] // p)
+    numbers = image.dtype.kind == "f"
+    empty: float = np.nan if numbers else -1
+    pad = ((0, h * p - image.shape[0]), (0, w * p - image.shape[1]))
+    padded = np.pad(image, pad, constant_values=empty).reshape(h, p, w, p)
+    cells = padded.swapaxes(1, 2).reshape(h, w, p * p)
+    if numbers:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return np.asarray(np.nanmean(cells, axis=2), np.float32)
+    counts = np.stack([(cells == k).sum(axis=2) for k in range(n_classes)], axis=2)
+    return np.where(counts.max(axis=2) > 0, counts.argmax(axis=2), -1)
+
+
+def _folds(task: TaskConfig, samples: Samples, where: _Where, keep: NDArray[np.bool_]) -> Folds:
+    if task.folds == "official":
+        if where.split is None:
+            raise InputError(
+                got=f"task {task.name} without an official split",
+                expected="random, spatial or group folds",
+                fix='set folds = "spatial"',
+            )
+        test = where.split[keep] == "test"
+        return Folds(
+            name="official", fold=np.where(test, 0, -1), block=np.arange(len(test), dtype=np.int64)
+        )
+    places: dict[str, Any] = {}
+    if np.isfinite(samples.xy).all():
+        places = {"xy_m" if where.metres else "lonlat": samples.xy}
+    with warnings.catch_warnings():
+        # A class that only one block has is part of the task's difficulty; the table shows it.
+        warnings.simplefilter("ignore", BocageWarning)
+        return make_folds(
+            task.folds,  # type: ignore[arg-type]  # checked by TaskConfig
+            n_folds=task.n_folds,
+            labels=samples.y,
+            group=samples.group,
+            block_m=task.block_m,
+            seed=task.seed,
+            **places,
+        )
