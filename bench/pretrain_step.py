@@ -27,7 +27,7 @@ from tests.pretrain.batches import random_batch
 
 from bocage.pretrain.architecture import make_pretraining_model
 from bocage.pretrain.distributed import Group
-from bocage.pretrain.losses import info_nce, mean_of_counted, patch_discrimination
+from bocage.pretrain.losses import Pairs, info_nce, mean_of_counted, patch_discrimination
 from bocage.pretrain.masking import Role, mask
 from bocage.pretrain.objective import Objective
 from bocage.pretrain.optimizer import make_optimizer
@@ -111,13 +111,19 @@ class Official:
         width = max(int(counts.max()), 1)
         order = decode.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
         index = order[..., None].expand(-1, -1, predictions.shape[-1])
-        losses, counted = patch_discrimination(
-            predictions.flatten(1, -2).gather(1, index),
-            targets.flatten(1, -2).gather(1, index),
-            counts,
+        numbers = torch.arange(order.numel()).view(order.shape)
+        pairs = Pairs(
+            predictions=numbers,
+            targets=numbers,
+            counts=counts,
             same_target=self.recipe.objective.same_target if modality in MAPS else None,
         )
-        return mean_of_counted(losses, counted)
+        losses, counted = patch_discrimination(
+            predictions.flatten(1, -2).gather(1, index).flatten(0, 1),
+            targets.flatten(1, -2).gather(1, index).flatten(0, 1),
+            [pairs],
+        )
+        return mean_of_counted(losses[0], counted[0])
 
 
 class Ours:
@@ -186,7 +192,8 @@ def compare(options):
         sys.exit(f"losses differ by {agreed[0]:.2g} at first and {agreed[-1]:.2g} at last")
     print(
         f"{release} {size}, {data}, {precision}, batch {n_batch}, {torch.get_num_threads()} "
-        f"threads, median of {repeats}; losses differ by {agreed[0]:.1g} at first, {agreed[-1]:.1g} at last"
+        f"threads, median of {repeats}; losses differ by {agreed[0]:.1g} at first, "
+        f"{agreed[-1]:.1g} at last"
     )
     print(
         "| patch | side | T | tokens | official s | ours s | times |\n|---|---|---|---|---|---|---|"

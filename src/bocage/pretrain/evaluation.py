@@ -7,6 +7,7 @@ blocks on the ground. ``timestamps`` [N, T, 3] and ``sensor`` are optional.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,12 +96,23 @@ def read_evaluation_set(path: Path) -> EvaluationSet:
         )
     n_images, n_times = images.shape[:2]
     stamps = arrays.get("timestamps", np.broadcast_to(np.array(NO_DATE), (n_images, n_times, 3)))
+    lonlat = arrays.get("lonlat")
+    for name, x, shape in (
+        ("timestamps", stamps, (n_images, n_times, 3)),
+        ("lonlat", lonlat, (n_images, 2)),
+    ):
+        if x is not None and x.shape != shape:
+            raise InputError(
+                got=f"{name} of shape {list(x.shape)} in {path}",
+                expected=f"shape {list(shape)}",
+                fix=f"write one per image, or leave {name} out",
+            )
     return EvaluationSet(
         name=path.stem,
         images=images,
         labels=labels.astype(np.int64),
         timestamps=np.asarray(stamps, np.int64),
-        lonlat=None if "lonlat" not in arrays else np.asarray(arrays["lonlat"], np.float64),
+        lonlat=None if lonlat is None else np.asarray(lonlat, np.float64),
         sensor=sensor,
     )
 
@@ -111,9 +123,12 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {
                 p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in path.glob("*.npy")
             }
-        with np.load(path, allow_pickle=False) as found:
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            raise ValueError("one array instead of named ones")
+        with found:
             return dict(found)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             got=f"evaluation set {path} ({type(error).__name__}: {error})",
             expected="an .npz, or a folder of .npy files, with images and labels",
