@@ -21,6 +21,7 @@ from bocage.cli.compress import compress
 from bocage.cli.demo import demo
 from bocage.cli.embed import embed
 from bocage.cli.evaluate import evaluate
+from bocage.cli.finetune import finetune
 from bocage.cli.index import index
 from bocage.cli.info import info
 from bocage.cli.models import models
@@ -53,6 +54,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     index,
     search,
     probe,
+    finetune,
     models,
     demo,
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bocage.errors import ConfigError, InputError
 from bocage.learn.classes import LabelClass
@@ -228,12 +228,113 @@ class Finetuned:
         logits = self.head.cells(Features(grid=grid, seen=seen, image=image))
         per_cell = logits.shape[1] // seen.shape[1]
         seen = seen.repeat_interleave(per_cell, 1).repeat_interleave(per_cell, 2)
-        answers = torch.where(seen[..., None], self.meaning(logits), torch.nan)
+        answers = torch.where(seen[..., None], answers_of(self.description, logits), torch.nan)
         plain: NDArray[np.float32] = answers.float().cpu().numpy()
         return plain
 
-    def meaning(self, logits: Tensor) -> Tensor:
-        """What raw answers [..., K] say: probabilities that sum to 1, that do not, or values."""
-        if self.task == "regression":
-            return logits * self.description.target_std + self.description.target_mean
-        return logits.sigmoid() if self.task == "multilabel" else logits.softmax(dim=-1)
+
+class FinetunedImage:
+    """The same for a network of images (timm, smp)."""
+
+    precision = "fp32"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        description: Description,
+        *,
+        name: str,
+        weights_id: str,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.description = description
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.name, self.weights_id = name, weights_id
+        self.task, self.classes = description.task.kind, description.task.classes
+        self.patch_size, self.cell_px = description.patch_size, description.cell_px
+        self.sensors, self.n_timesteps = tuple(description.sensors), description.n_timesteps
+
+    def tokens_per_cell(self, sensor: str) -> int:  # noqa: ARG002
+        """An image has one cell per pixel."""
+        return 1
+
+    def dims(self, output: str = "auto") -> int:  # noqa: ARG002
+        """Numbers per cell."""
+        return self.description.task.n_outputs
+
+    def value_scale(self, output: str = "auto") -> float:  # noqa: ARG002
+        """Answers are kept as they are."""
+        return 1.0
+
+    def reach_px(self, patch_size: int, neighborhood_px: int | None = None) -> int:  # noqa: ARG002
+        """See ``domain_encoder``."""
+        raise self._no_domain()
+
+    def domain_encoder(self, **_: Any) -> WindowEncoder:
+        """Networks of images have no window per token."""
+        raise self._no_domain()
+
+    def window_encoder(
+        self,
+        *,
+        patch_size: int | None = None,
+        output: str = "auto",  # noqa: ARG002
+        location_query_patch_size: int | None = None,
+    ) -> WindowEncoder:
+        """As ``Finetuned.window_encoder``; a cell without any data is NaN."""
+        for asked, own in (
+            (patch_size, self.patch_size),
+            (location_query_patch_size, self.cell_px),
+        ):
+            if asked not in {None, own}:
+                raise ConfigError(
+                    got=f"cells of {asked} px for {self.name}",
+                    expected=f"{own}",
+                    fix=f"use --patch-size {self.patch_size}",
+                )
+        from bocage.learn.finetune.backbones import prepare_image
+
+        @torch.no_grad()
+        def answer(
+            values: dict[str, NDArray[np.float32]], timestamps: NDArray[np.int64]
+        ) -> NDArray[np.float32]:
+            n_times = timestamps.shape[1]
+            if set(values) != set(self.sensors) or n_times != self.n_timesteps:
+                raise InputError(
+                    got=f"{', '.join(values)} at {n_times} date(s) for {self.name}",
+                    expected=f"{', '.join(self.sensors)} at {self.n_timesteps}",
+                    fix="give the dates and sensors it was trained on; composite by period",
+                )
+            arrays = {
+                n: torch.from_numpy(np.moveaxis(values[n], (3, 4), (1, 2))) for n in self.sensors
+            }
+            inputs = prepare_image(
+                arrays, torch.from_numpy(timestamps), self.description.normalization
+            )
+            logits = self.network(inputs.to(self.device)).float()
+            seen = torch.stack([torch.isfinite(x).any(dim=-1).any(dim=-1) for x in arrays.values()])
+            any_seen = seen.any(dim=0)  # [B, H, W]
+            if logits.ndim == 2:
+                logits = logits[:, None, None]
+                any_seen = any_seen.flatten(1).any(dim=1)[:, None, None]
+            meant = answers_of(self.description, logits).cpu()
+            plain: NDArray[np.float32] = torch.where(any_seen[..., None], meant, torch.nan).numpy()
+            return plain
+
+        return answer
+
+    def _no_domain(self) -> ConfigError:
+        return ConfigError(
+            got=f"seam-free prediction with {self.name}",
+            expected="an OlmoEarth v1.2 or v1.3 network",
+            fix="leave out --seam-free",
+        )
+
+
+def answers_of(description: Description, logits: Tensor) -> Tensor:
+    """What raw answers [..., K] say: probabilities that sum to 1, that do not, or values."""
+    kind = description.task.kind
+    if kind == "regression":
+        return logits * description.target_std + description.target_mean
+    return logits.sigmoid() if kind == "multilabel" else logits.softmax(dim=-1)

@@ -30,6 +30,7 @@ from bocage.learn.finetune.rates import Schedule, make_optimizer, set_rates
 from bocage.learn.finetune.saved import restore, save_finetuned
 from bocage.learn.finetune.start import Start, start
 from bocage.learn.finetune.training_set import TrainingSet
+from bocage.memory import keep_freed_memory
 from bocage.models.model import Model
 from bocage.progress import progress
 from bocage.types import PathLike
@@ -80,6 +81,7 @@ def finetune(
     another model, or a head for other classes.
     """
     config = config or FinetuneConfig()
+    keep_freed_memory()  # the activations of one step are those of the next
     with join(device) as processes, torch.random.fork_rng(devices=_cuda(processes)):
         begun = start(model, data, config, weights=weights)
         run = _Run(data, begun, config, out=Path(out), processes=processes, request=request)

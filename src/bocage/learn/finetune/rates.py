@@ -30,7 +30,7 @@ def make_optimizer(network: Network, config: FinetuneConfig) -> torch.optim.Adam
     rates = [(found, lr * decay**layers) for layers, found in sorted(groups.items())]
     rates.append((list(network.head_parameters()), lr))
     made: list[dict[str, Any]] = [{"params": p, "lr": r, "full_lr": r} for p, r in rates]
-    return torch.optim.AdamW(made, lr=lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(made, lr=lr, weight_decay=config.weight_decay, fused=True)
 
 
 def frozen_epochs(config: FinetuneConfig) -> int:

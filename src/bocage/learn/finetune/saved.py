@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bocage._version import __version__
 from bocage.embeddings.atomic import write_file
 from bocage.errors import ModelError
-from bocage.learn.finetune.finetuned import Finetuned
+from bocage.learn.finetune.finetuned import Finetuned, FinetunedImage
 from bocage.learn.finetune.heads import HeadConfig
 from bocage.learn.finetune.inputs import Normalization
 from bocage.learn.finetune.network import TokenNetwork
@@ -155,18 +155,24 @@ def load_finetuned(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     compile: bool | str = "auto",  # noqa: A002
-) -> Finetuned:
+) -> Finetuned | FinetunedImage:
     """Load what ``finetune`` wrote, ready for ``predict``.
 
     Raises ModelError if a file is missing, damaged, or belongs to another run.
     """
     folder = Path(folder)
     description, weights_id = read_description(folder)
-    network = build_saved(folder, description)
+    name = f"{folder.resolve().name} ({description.name})"
+    if description.backbone["kind"] != "olmoearth":
+        from bocage.learn.finetune.backbones import build_image
+
+        image = build_image(description.backbone)
+        _fill(image, folder / WEIGHTS)
+        return FinetunedImage(image, description, name=name, weights_id=weights_id, device=device)
     return Finetuned(
-        network,
+        build_saved(folder, description),
         description,
-        name=f"{folder.resolve().name} ({description.name})",
+        name=name,
         weights_id=weights_id,
         device=device,
         precision=precision,

@@ -129,6 +129,12 @@ def target_moments(data: TrainingSet) -> tuple[float, float]:
 def _go_on(folder: Path, data: TrainingSet, config: FinetuneConfig) -> Start:
     """Begin with the encoder and head of an earlier run."""
     description, weights_id = read_description(folder)
+    if description.backbone["kind"] != "olmoearth":
+        raise ConfigError(
+            got=f"{folder} of {description.name} to begin with",
+            expected="an OlmoEarth network",
+            fix=f"use --model {description.name} to begin anew",
+        )
     network = build_saved(folder, description)
     mine, theirs = data.task, description.task
     names = [[c.name for c in task.classes] for task in (mine, theirs)]
