@@ -47,9 +47,9 @@ def prepare(
     Raises InputError on infinite values.
     """
     sensor = SENSORS[name]
+    if is_complete(x):
+        return (to_unit_range(name, x) if normalize else x), None
     valid = torch.isfinite(x)
-    if bool(valid.all()):
-        return (_normalize(sensor, x) if normalize else x), None
     if bool(torch.isinf(x).any()):
         raise InputError(
             got=f"infinite values in {name}",
@@ -62,17 +62,31 @@ def prepare(
     mean = torch.where(valid, x, 0).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp(min=1)
     x = torch.where(valid, x, mean[:, None, None])
     x, valid = _take_bands(x, source), _take_bands(valid, source)
-    x = _normalize(sensor, x) if normalize else x
+    x = to_unit_range(name, x) if normalize else x
     filled = source >= 0  # [B, T, C]
     x = torch.where(filled[:, None, None], x, 0)
     return x, _visible(valid, filled, band_sets, patch_size)
 
 
-def _normalize(sensor: Sensor, x: Tensor) -> Tensor:
-    """Map mean +- 2 std to 0..1, never clipped."""
-    low = x.new_tensor([band.mean - 2 * band.std for band in sensor.bands])
-    width = x.new_tensor([4 * band.std for band in sensor.bands])
-    return (x - low) / width
+def is_complete(x: Tensor) -> bool:
+    """Whether all values are finite; numbers near the largest of fp32 may be taken for missing.
+
+    A sum reads once and writes nothing: a fifth of the time of asking every value.
+    """
+    return bool(torch.isfinite(x.sum()))
+
+
+def to_unit_range(name: str, x: Tensor) -> Tensor:
+    """Values [..., C] of a sensor in product units with mean +- 2 std mapped to 0..1, unclipped."""
+    low, span = normalization(name)
+    return (x - low.to(x.device)) / span.to(x.device)
+
+
+def normalization(name: str) -> tuple[Tensor, Tensor]:
+    """What becomes 0, and the span that becomes 1, of each band, fp32 [C]."""
+    bands = SENSORS[name].bands
+    low = torch.tensor([band.mean - 2 * band.std for band in bands])
+    return low, torch.tensor([4 * band.std for band in bands])
 
 
 def _source_bands(sensor: Sensor, has_band: Tensor, *, copy: bool) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any, cast
 
 import numpy as np
@@ -32,8 +33,11 @@ from bocage.models.inputs import (
     check_timestamps,
     read_array,
 )
-from bocage.models.missing import prepare
+from bocage.models.missing import is_complete, prepare
 from bocage.units import check_units as check_product_units
+
+UNITS_CHECKED_EVERY = 8
+"""Of so many batches of windows one is checked: for nano a check takes as long as the network."""
 
 OUTPUTS = ("auto", "pooled", "student", "locations")
 
@@ -202,7 +206,7 @@ class Model:
         any sample; the result is that of the sample alone. Raises InputError on shapes, dates and
         units that do not fit.
         """
-        values, stamps, visible = self._read(
+        values, stamps, visible, raw = self._read(
             inputs,
             timestamps,
             patch_size=patch_size,
@@ -210,15 +214,25 @@ class Model:
             check_units=check_units,
             query_size=location_query_patch_size,
         )
-        encode = self.engine or self.encoder
+        query_size = location_query_patch_size
         with self._autocast():
-            output = encode(
-                values,
-                stamps,
-                patch_size,
-                visible=visible,
-                location_query_patch_size=location_query_patch_size,
-            )
+            if self.engine is not None:
+                output = self.engine(
+                    values,
+                    stamps,
+                    patch_size,
+                    visible=visible,
+                    location_query_patch_size=query_size,
+                    raw=raw,
+                )
+            else:
+                output = self.encoder(
+                    values,
+                    stamps,
+                    patch_size,
+                    visible=visible,
+                    location_query_patch_size=query_size,
+                )
         locations = output.locations
         return Encoded(
             tokens=output.tokens,
@@ -240,7 +254,7 @@ class Model:
     ) -> Tensor:
         """The embedding map [B, r_h, r_w, D] alone: ``encode(...).grid(output)`` with less work."""
         if self.output_name(output) == "pooled" and self.engine is not None:
-            values, stamps, visible = self._read(
+            values, stamps, visible, raw = self._read(
                 inputs,
                 timestamps,
                 patch_size=patch_size,
@@ -249,7 +263,7 @@ class Model:
                 query_size=location_query_patch_size,
             )
             if visible is None:
-                return self.engine.pooled(values, stamps, patch_size)
+                return self.engine.pooled(values, stamps, patch_size, raw=raw)
         encoded = self.encode(
             inputs,
             timestamps,
@@ -268,8 +282,12 @@ class Model:
         normalize: bool,
         check_units: bool,
         query_size: int | None,
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor] | None]:
-        """Checked, normalized values, stamps, and visible tokens (None: all) on the device."""
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor] | None, frozenset[str]]:
+        """Checked values, stamps, and visible tokens (None: all) on the device.
+
+        Values are normalized but for the sensors named last: where nothing is missing, the engine
+        normalizes as it reads.
+        """
         if not isinstance(inputs, Mapping) or len(inputs) == 0:
             raise InputError(
                 got="no inputs" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}",
@@ -295,10 +313,16 @@ class Model:
 
         values: dict[str, Tensor] = {}
         visible: dict[str, Tensor] = {}
+        raw: set[str] = set()
         for name, x in arrays.items():
+            pixels = x.to(self.device, torch.float32)
+            if normalize and self.engine is not None and is_complete(pixels):
+                values[name] = pixels
+                raw.add(name)
+                continue
             values[name], seen = prepare(
                 name,
-                x.to(self.device, torch.float32),
+                pixels,
                 band_sets=self.config.band_sets[name],
                 patch_size=patch_size,
                 copy_missing_bands=self.config.copies_missing_bands,
@@ -311,7 +335,7 @@ class Model:
                 name: visible.get(name, self._all(x, name, patch_size))
                 for name, x in values.items()
             }
-        return values, stamps.to(self.device), visible or None
+        return values, stamps.to(self.device), visible or None, frozenset(raw)
 
     def window_encoder(
         self,
@@ -324,9 +348,11 @@ class Model:
         """A function of plain arrays for mapping: windows in, embedding grids out.
 
         Takes ({sensor: float32 [B, T, C, H, W]}, timestamps [B, T, 3]) and returns float32
-        [B, h, w, D] with NaN where a cell saw nothing.
+        [B, h, w, D] with NaN where a cell saw nothing. Units are checked in every
+        ``UNITS_CHECKED_EVERY``-th batch: a scene does not change its units from window to window.
         """
         output = self.output_name(output)
+        calls = count()
 
         def encode_windows(
             values: dict[str, NDArray[np.float32]], timestamps: NDArray[np.int64]
@@ -336,7 +362,7 @@ class Model:
                 timestamps,
                 patch_size=patch_size,
                 output=output,
-                check_units=check_units,
+                check_units=check_units and next(calls) % UNITS_CHECKED_EVERY == 0,
                 location_query_patch_size=location_query_patch_size,
             )
             plain: NDArray[np.float32] = grid.float().cpu().numpy()

@@ -11,7 +11,7 @@ sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from bocage.models.encoder import Encoder
 from bocage.models.engine.cpu import fold_norm, merge_qkv
 from bocage.models.engine.kernels import TokenOrder
 from bocage.models.engine.tables import Angles
+from bocage.models.missing import to_unit_range
 from bocage.models.patch_embedding import PatchEmbedding, resize
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -47,10 +48,17 @@ class CompiledBackend:
             )
 
     def embed(
-        self, values: Mapping[str, Tensor], encodings: Mapping[str, Tensor], patch_size: int
+        self,
+        values: Mapping[str, Tensor],
+        encodings: Mapping[str, Tensor],
+        patch_size: int,
+        raw: Set[str] = frozenset(),
     ) -> Tensor:
-        """Tokens [B, h, w, T, S, D] of normalized values, with their encodings."""
-        pixels = {name: x.to(self.dtype) for name, x in values.items()}
+        """Tokens [B, h, w, T, S, D] of values, with their encodings; ``raw`` sensors are scaled."""
+        pixels = {
+            name: (to_unit_range(name, x) if name in raw else x).to(self.dtype)
+            for name, x in values.items()
+        }
         added = {name: encodings[name].to(self.dtype) for name in values}
         x: Tensor = self._embed(pixels, added, patch_size)
         return x

@@ -5,8 +5,8 @@ Read ``encoder.py`` first: this is the same network. What differs:
 * one sequence for all sensors, ordered by place, then time, then band set, so that position is two
   small tables (time and place) and rotations are applied inside attention;
 * gains and biases of norms are folded into the linear map that follows; q, k and v are one map;
-* a patch goes from pixels to its projection without an upsampled image;
-* norms before a linear map, GELU and sums after it happen in the same pass; weights are packed once;
+* a patch goes from pixels to its projection without an upsampled image, normalized on the way;
+* norms before a linear map, GELU and sums after it are part of it; weights are packed once;
 * fp32 products run on the bf16 tile unit, three numbers per value (``products.cpp``);
 * statistics, softmax and rotations are fp32; int8 products are oneDNN's.
 
@@ -16,7 +16,7 @@ sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import cast
 
 import torch
@@ -31,6 +31,7 @@ from bocage.models.engine import kernels, tables
 from bocage.models.engine.kernels import Rotation, TokenOrder
 from bocage.models.engine.library import why_unavailable
 from bocage.models.engine.tables import Angles
+from bocage.models.missing import normalization
 from bocage.models.packing import plan_packing
 from bocage.models.patch_embedding import PatchEmbedding
 
@@ -68,7 +69,7 @@ class CpuBackend:
             self.blocks = [FastBlock(block, self.dtype) for block in blocks]
         self.embedders = {
             name: [
-                FastPatchEmbedding(cast(PatchEmbedding, embedder), bands, self.dtype)
+                FastPatchEmbedding(cast(PatchEmbedding, embedder), name, bands, self.dtype)
                 for embedder, bands in zip(
                     encoder.patch_embeddings.per_modality_embeddings[name].children(),
                     encoder.config.band_sets[name],
@@ -80,9 +81,13 @@ class CpuBackend:
         keep_freed_memory()
 
     def embed(
-        self, values: Mapping[str, Tensor], encodings: Mapping[str, Tensor], patch_size: int
+        self,
+        values: Mapping[str, Tensor],
+        encodings: Mapping[str, Tensor],
+        patch_size: int,
+        raw: Set[str] = frozenset(),
     ) -> Tensor:
-        """Tokens [B, h, w, T, S, D] of normalized values, with their encodings."""
+        """Tokens [B, h, w, T, S, D] of values, with their encodings; ``raw`` sensors are scaled."""
         n_sets = sum(len(self.embedders[name]) for name in values)
         n_batch, rows, cols, times, _ = next(iter(values.values())).shape
         shape = (n_batch, rows // patch_size, cols // patch_size, times, n_sets)
@@ -92,7 +97,8 @@ class CpuBackend:
             dense = pixels.float().contiguous()
             encoding = encodings[name].to(self.dtype)
             for i, embedder in enumerate(self.embedders[name]):
-                torch.add(embedder(dense, patch_size), encoding[..., i, :], out=next(slots))
+                tokens = embedder(dense, patch_size, raw=name in raw)
+                torch.add(tokens, encoding[..., i, :], out=next(slots))
         return x
 
     def prepare(
@@ -228,7 +234,7 @@ class FastPatchEmbedding:
     """One band set: pixels to tokens, a block of patches at a time."""
 
     def __init__(
-        self, embedder: PatchEmbedding, bands: tuple[int, ...], dtype: torch.dtype
+        self, embedder: PatchEmbedding, sensor: str, bands: tuple[int, ...], dtype: torch.dtype
     ) -> None:
         projection = embedder.proj
         assert isinstance(projection, nn.Conv2d | nn.Linear)
@@ -247,11 +253,16 @@ class FastPatchEmbedding:
             self.pixel_width = network.out_features
         self.bands = torch.full((16,), -1, dtype=torch.int32)
         self.bands[: len(bands)] = torch.tensor(bands, dtype=torch.int32)
+        low, span = normalization(sensor)
+        self.scaling = torch.ones(16), torch.zeros(16)
+        self.raw_scaling = torch.ones(16), torch.zeros(16)
+        self.raw_scaling[0][: len(bands)] = 1 / span[list(bands)]
+        self.raw_scaling[1][: len(bands)] = -low[list(bands)] / span[list(bands)]
         self.width = len(weight)
         self.project = PackedLinear(weight, bias, dtype)
 
-    def __call__(self, x: Tensor, patch_size: int) -> Tensor:
-        """Tokens [B, h, w, T, D] of fp32 x [B, H, W, T, C]."""
+    def __call__(self, x: Tensor, patch_size: int, *, raw: bool = False) -> Tensor:
+        """Tokens [B, h, w, T, D] of fp32 x [B, H, W, T, C], in product units if ``raw``."""
         n_batch, rows, cols, times, _ = x.shape
         grid = rows // patch_size, cols // patch_size
         by_row = tables.resize_taps(rows, patch_size, self.base)
@@ -263,7 +274,13 @@ class FastPatchEmbedding:
             part = out[first : first + step]
             pixels = torch.empty(len(part), n_patch, dtype=self.dtype)
             kernels.patch_pixels(
-                x, pixels, first=first, taps=(by_row, by_col), bands=self.bands, hidden=self.hidden
+                x,
+                pixels,
+                first=first,
+                taps=(by_row, by_col),
+                bands=self.bands,
+                scaling=self.raw_scaling if raw else self.scaling,
+                hidden=self.hidden,
             )
             part.copy_(self.project(pixels))
         return out.view(n_batch, *grid, times, self.width)

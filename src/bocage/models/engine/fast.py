@@ -9,7 +9,7 @@ together, N = P T S tokens in this order, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Protocol, cast
 
 import torch
@@ -30,9 +30,13 @@ class Backend(Protocol):
     dtype: torch.dtype
 
     def embed(
-        self, values: Mapping[str, Tensor], encodings: Mapping[str, Tensor], patch_size: int
+        self,
+        values: Mapping[str, Tensor],
+        encodings: Mapping[str, Tensor],
+        patch_size: int,
+        raw: Set[str] = frozenset(),
     ) -> Tensor:
-        """Tokens [B, h, w, T, S, D] of normalized values [B, H, W, T, C]."""
+        """Tokens [B, h, w, T, S, D] of values [B, H, W, T, C]; ``raw`` sensors are to be scaled."""
 
     def prepare(self, angles: list[Angles] | None, order: TokenOrder) -> Any:
         """What ``run`` needs of a shape and its dates."""
@@ -65,11 +69,12 @@ class FastEncoder:
         visible: Mapping[str, Tensor] | None = None,
         input_res_m: float = 10.0,
         location_query_patch_size: int | None = None,
+        raw: Set[str] = frozenset(),
     ) -> EncoderOutput:
-        """See ``Encoder.forward``."""
+        """See ``Encoder.forward``; values of the sensors in ``raw`` are in product units."""
         values = self._in_order(values)
         step = input_res_m * patch_size / 10
-        x = self._embed(values, timestamps, patch_size, step)
+        x = self._embed(values, timestamps, patch_size, step, raw)
         shape = x.shape
         keep: Tensor | None = None
         if visible is not None:
@@ -116,6 +121,7 @@ class FastEncoder:
         patch_size: int,
         *,
         input_res_m: float = 10.0,
+        raw: Set[str] = frozenset(),
     ) -> Tensor:
         """The map [B, h, w, D] alone, where nothing is hidden: tokens are never written out.
 
@@ -123,7 +129,7 @@ class FastEncoder:
         """
         values = self._in_order(values)
         step = input_res_m * patch_size / 10
-        x = self._embed(values, timestamps, patch_size, step)
+        x = self._embed(values, timestamps, patch_size, step, raw)
         shape = x.shape
         x = self._run(x, timestamps, step, None).view(*shape[:3], -1, shape[-1])
         shares = [
@@ -133,7 +139,12 @@ class FastEncoder:
         return self.backend.pool(x, torch.cat(shares).repeat(shape[3]))
 
     def _embed(
-        self, values: dict[str, Tensor], timestamps: Tensor, patch_size: int, step: float
+        self,
+        values: dict[str, Tensor],
+        timestamps: Tensor,
+        patch_size: int,
+        step: float,
+        raw: Set[str],
     ) -> Tensor:
         _, rows, cols, _, _ = next(iter(values.values())).shape
         grid = rows // patch_size, cols // patch_size
@@ -147,7 +158,7 @@ class FastEncoder:
             step,
             timestamps,
         )
-        return self.backend.embed(values, encodings, patch_size)
+        return self.backend.embed(values, encodings, patch_size, raw)
 
     def _run(self, x: Tensor, timestamps: Tensor, step: float, keep: Tensor | None) -> Tensor:
         n_batch, *grid, times, n_sets, width = x.shape

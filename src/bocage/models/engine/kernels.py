@@ -1,4 +1,4 @@
-"""The kernels for CPUs with AMX as functions of tensors; what they compute stands in the ``.cpp`` files.
+"""The kernels for CPUs with AMX as functions of tensors.
 
 attention.cpp   rotary encoding and attention
 patches.cpp     resize and pixel network of patches
@@ -114,11 +114,13 @@ def patch_pixels(
     first: int,
     taps: tuple[ResizeTaps, ResizeTaps],
     bands: Tensor,
+    scaling: tuple[Tensor, Tensor],
     hidden: tuple[Tensor, Tensor] | None,
 ) -> None:
     """Fill rows of bf16 ``out`` with tokens ``first`` on of fp32 x [B, H, W, T, C].
 
     ``bands`` int32 [16] are the channels of the band set, its length first in ``out``'s width.
+    ``scaling`` fp32 [16] each is what they are multiplied by and what is then added.
     ``hidden`` is the packed weight and bias of the pixel network (see ``pack_hidden``).
     """
     _, rows, cols, times, channels = x.shape
@@ -144,6 +146,7 @@ def patch_pixels(
         _pointer(by_col.first),
         _pointer(by_col.weight),
         _pointer(bands),
+        *map(_pointer, scaling),
         int((bands >= 0).sum()),
         n_hidden,
         None if weight is None else _pointer(weight),
@@ -166,7 +169,7 @@ def pack_hidden(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tenso
 
 
 def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weight [n_out, n_in] as ``product`` reads it: tiles in bf16, three numbers per value of fp32."""
+    """Weight [n_out, n_in] as ``product`` reads it: tiles of bf16, three for one of fp32."""
     n_out, n_in = weight.shape
     rest, parts = weight.detach().float(), []
     for _ in range(N_PARTS[dtype]):

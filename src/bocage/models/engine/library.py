@@ -29,7 +29,7 @@ _I, _P, _F = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS = {
     "attention": [_P, _P, *[_I] * 4, *[_P] * 7, _I, _P, _P, _I],
     "rotate_qk": [_P, *[_I] * 4, *[_P] * 4, _I, _P, _P, _I],
-    "patch_pixels": [_P, _P, *[_I] * 11, *[_P] * 5, _I, _I, _P, _P],
+    "patch_pixels": [_P, _P, *[_I] * 11, *[_P] * 7, _I, _I, _P, _P],
     "product": [*[_P] * 5, *[_I] * 5, _F, _I],
     "norm_pool": [_P, _P, *[_I] * 4, _P, _P, _P, _F],
     "quantize": [*[_P] * 4, _I, _I, _F, _P, _P, _I, _I],
