@@ -90,12 +90,12 @@ def test_interval_equals_scoring_every_draw_of_whole_images_again() -> None:
 def test_interval_of_independent_samples_covers_the_truth_95_times_in_100() -> None:
     rng = np.random.default_rng(0)
     hits = 0
-    for _ in range(400):
+    for _ in range(250):
         target = rng.integers(0, 2, 500)
         prediction = np.where(rng.random(500) < 0.8, target, 1 - target)
-        found = Confusion(2).update(prediction, target).compute(n_bootstrap=300)["accuracy"]
+        found = Confusion(2).update(prediction, target).compute(n_bootstrap=200)["accuracy"]
         hits += found.low <= 0.8 <= found.high
-    assert 0.91 < hits / 400 < 0.98
+    assert 0.91 < hits / 250 < 0.98
 
 
 def test_blocks_widen_intervals_where_their_samples_agree() -> None:

@@ -1,9 +1,9 @@
 """Tests of two classifiers on the same samples.
 
 "No significant difference" does not mean "equal": with few samples nothing is significant. So a
-codec is called equivalent only if both one-sided tests reject a loss and a gain beyond a declared
-margin (TOST), after Holm's correction for having tried a grid of codecs. McNemar's test is reported
-beside it.
+model (or a codec of its vectors) is called equivalent only if both one-sided tests reject a loss
+and a gain beyond a declared margin (TOST), after Holm's correction for having tried several.
+McNemar's test is reported beside it. Scores other than accuracy: accumulator.compare_scores.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """A codec against float32 on the same samples."""
+    """One classifier against a base on the same samples."""
 
     difference: float
-    """Accuracy of the codec minus accuracy of float32."""
+    """Its accuracy minus that of the base."""
 
     low: float
     high: float
@@ -33,7 +33,7 @@ class Paired:
 
     n_gained: int
     n_lost: int
-    """Samples that only the codec, or only float32, got right."""
+    """Samples that only it, or only the base, got right."""
 
     p_mcnemar: float
     p_equivalence: float
@@ -49,7 +49,7 @@ def compare(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Paired:
-    """Compare which samples two classifiers got right."""
+    """Compare which samples two classifiers got right; `margin` is the equivalence margin."""
     gained, lost = int((other & ~base).sum()), int((base & ~other).sum())
     low, high = bootstrap_interval(
         other.astype(np.float64) - base, block=block, n_bootstrap=n_bootstrap, seed=seed
@@ -94,7 +94,7 @@ def equivalence(gained: int, lost: int, n: int, margin: float) -> float:
 
 
 def non_inferiority(gained: int, lost: int, n: int, margin: float) -> float:
-    """One-sided p that the codec loses at least `margin`; small means the loss is smaller."""
+    """One-sided p of a loss of at least `margin`; small means that the loss is smaller."""
     return 0.5 * erfc(_tango(gained, lost, n, -margin) / sqrt(2))
 
 
