@@ -135,7 +135,9 @@ def probe(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     written = report.write(out)
     typer.echo(report.markdown())
     typer.echo(f"wrote    {out}: probe.json, arrays.npz, {', '.join(p.name for p in written)}")
-    typer.echo(f"open     bocage.learn.load_probe({str(out)!r})   or: bocage predict")
+    typer.echo(
+        f"open     bocage.learn.load_probe({str(out)!r})   or: bocage predict MAP --with {out}"
+    )
 
 
 def _columns(label: str | None) -> Any:

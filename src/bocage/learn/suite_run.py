@@ -92,17 +92,17 @@ def run_suite(
                 root=suite.data,
                 options=task.options,
             )
-        except SourceError as error:
+            results.append(run_task(task, dataset, models, macs=macs, cache=cache, say=say))
+        except (SourceError, InputError) as error:
+            # The other tasks are worth their scores; the table says why this one has none.
             refused[task.label] = str(error)
             say(f"left out {task.label}: {error}")
-            continue
-        results.append(run_task(task, dataset, models, macs=macs, cache=cache, say=say))
     if not results:
         raise SourceError(
-            got=f"suite {suite.name}, none of whose {len(suite.tasks)} tasks has data below "
-            f"{suite.data}",
+            got=f"suite {suite.name}, none of whose {len(suite.tasks)} tasks could be scored; the "
+            f"first: {next(iter(refused.values()))}",
             expected="data of at least one task",
-            fix="name their folder as data = ... in the suite",
+            fix="check data = ... in the suite",
         )
     names = tuple(config.label for config, _ in models)
     return SuiteResult(name=suite.name, models=names, tasks=tuple(results), refused=refused)
