@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from bocage.memory import peak_resident_mb
 
 
 def official(folder: Path) -> None:
@@ -35,12 +36,11 @@ def ours(folder: Path) -> None:
 
 
 LOADERS = {"official": official, "ours": ours}
-MARKS: list[tuple[float, int]] = []
+MARKS: list[tuple[float, float]] = []
 
 
 def mark() -> None:
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    MARKS.append((time.perf_counter(), peak_kb))
+    MARKS.append((time.perf_counter(), peak_resident_mb()))
 
 
 def write_model(folder: Path, size: str) -> None:
@@ -69,8 +69,8 @@ def main() -> None:
         mark()
         LOADERS[args.run[0]](Path(args.run[1]))
         mark()
-        (start, _), (imported, import_kb), (end, peak_kb) = MARKS
-        print(json.dumps([imported - start, end - imported, import_kb / 1024, peak_kb / 1024]))
+        (start, _), (imported, import_mb), (end, peak_mb) = MARKS
+        print(json.dumps([imported - start, end - imported, import_mb, peak_mb]))
         return
     with tempfile.TemporaryDirectory() as name:
         # In a process of its own: the peak memory of a child starts at that of its parent.

@@ -24,6 +24,7 @@ from bocage.errors import BocageWarning
 from bocage.mapping import EmbedConfig, make_plan, window_encoder
 from bocage.mapping.demo import SCENE_DATE, scene_folder
 from bocage.mapping.worker import encode_strip, read_strips
+from bocage.memory import peak_resident_mb
 
 
 def open_scene(folder):
@@ -55,14 +56,6 @@ def model_alone_s(model, stack, config):
         for _ in encode_strip(strip, plan, encoder, NoSums()):
             pass
     return time.perf_counter() - start
-
-
-def own_peak_mb():
-    # Not getrusage: its maximum starts from the parent's size, which is that of the timing runs.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("no VmHWM in /proc/self/status")
 
 
 def four_times(folder, target):
@@ -103,7 +96,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.child:
         embed_once(arguments.child, arguments.out, arguments)
-        print(json.dumps({"peak_mb": own_peak_mb()}))
+        print(json.dumps({"peak_mb": peak_resident_mb()}))
         return
     stack = open_scene(scene_folder())
     n_px = stack.sizes["y"] * stack.sizes["x"]

@@ -7,7 +7,6 @@ rows per second on 8 workers (2,295 per worker); the bound here is 13,800 on two
 """
 
 import argparse
-import resource
 import shutil
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bocage.memory import peak_resident_mb
 from bocage.search import IndexOptions, index
 from bocage.search.sources import BATCH_ROWS, ArraySource
 
@@ -65,7 +65,7 @@ def main() -> None:
     start = time.perf_counter()
     result = index(source, folder / "i", options=IndexOptions(code=options.code))
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_resident_mb()
     print(
         f"{result.n_rows} x {options.dims}: {result.n_rows / seconds:,.0f} rows/s "
         f"({result.n_rows / (seconds - source.seconds):,.0f} without making the vectors), "

@@ -4,16 +4,12 @@ python bench/search_hamming.py [--rows 1000000] [--rounds 3]
 """
 
 import argparse
-import resource
 import time
 
 import numpy as np
 
+from bocage.memory import peak_resident_mb
 from bocage.search.hamming import nearest_codes
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -28,8 +24,8 @@ def main() -> None:
     for queries in batches.values():
         nearest_codes(queries, codes, 10)
     # The interpreter and numpy are in the peak; faiss, which copies the codes, is not yet loaded.
-    mb = codes.nbytes / 2**20
-    print(f"peak memory {peak_mb():.0f} MB with {mb:.0f} MB of codes ({peak_mb() / mb:.2f}x)")
+    mb, peak_mb = codes.nbytes / 1e6, peak_resident_mb()
+    print(f"peak memory {peak_mb:.0f} MB with {mb:.0f} MB of codes ({peak_mb / mb:.2f}x)")
     import faiss
 
     index = faiss.IndexBinaryFlat(1024)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -31,6 +32,23 @@ def keep_freed_memory() -> None:
     share_one_arena()
     _mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
     _mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def peak_resident_mb() -> float:
+    """Largest resident size of this process so far, in MB (1e6 bytes).
+
+    Not ``getrusage``: its maximum starts from the size of the process that started this one.
+    Without /proc (macOS, Windows) it has to do, where it exists.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        import resource
+        import sys
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _mallopt(parameter: int, value: int) -> None:

@@ -230,8 +230,9 @@ def test_memory_is_bounded_by_the_tile_and_not_by_the_map(tmp_path):
     """Peak memory of a map four times the size grows by less than a fifth of its values."""
     script = textwrap.dedent(
         """
-        import resource, sys
+        import sys
         import numpy as np
+        from bocage.memory import peak_resident_mb
         from affine import Affine
         from bocage.embeddings import cog
         from bocage.embeddings.lazy_raster import LazyRaster
@@ -247,7 +248,7 @@ def test_memory_is_bounded_by_the_tile_and_not_by_the_map(tmp_path):
         raster = LazyRaster(read=read, shape=(1, 32, side, side), grid=grid, years=(2024,))
         cog._select = lambda *a, **k: raster
         cog.export_cog("x", sys.argv[2])
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(int(peak_resident_mb() * 1e6))
         """
     )
     peaks = []

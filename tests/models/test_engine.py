@@ -22,6 +22,7 @@ from bocage.models.encoder import Encoder
 from bocage.models.engine import FastEncoder, build, fast_encoder, kernels, library
 from bocage.models.engine.compiled import CompiledBackend
 from bocage.models.missing import normalization, prepare
+from bocage.models.model import Model
 from bocage.models.releases import release_config
 
 from .official import (
@@ -401,3 +402,8 @@ def test_auto_says_what_it_picked_and_why(
         found = fast_encoder(pair("v1.2", "nano")[0])
     if found is not None:
         assert found.description in caplog.text
+    encoder = pair("v1.2", "nano")[0]
+    model = Model(encoder, name="m", weights_id="random:0", precision="auto")
+    assert model.description.startswith(model.precision)
+    plain = Model(encoder, name="m", weights_id="random:0", precision="fp32", compile=False)
+    assert plain.description == "fp32, plain encoder on cpu"

@@ -128,6 +128,16 @@ class Model:
         return fast_encoder(self.encoder, precision=self._asked_precision, compile=self.compile)
 
     @property
+    def description(self) -> str:
+        """How the model runs here, and why: precision, kernels or compiler, device.
+
+        Builds the engine if that has not happened yet.
+        """
+        if self.engine is not None:
+            return self.engine.description
+        return f"{self.precision}, plain encoder on {self.device.type}"
+
+    @property
     def config(self) -> ModelConfig:
         """The network."""
         return self.encoder.config
