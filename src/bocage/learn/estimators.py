@@ -25,7 +25,7 @@ Link = Literal["softmax", "sigmoid", "identity"]
 """From the last numbers to scores: classes that exclude each other, labels that do not, numbers."""
 
 CHUNK_ROWS = 2000
-"""Rows predicted at once by neighbors and forests, whose scratch is many times the input."""
+"""Rows that a forest predicts at once, whose scratch is many times the input."""
 
 
 class Estimator(Protocol):
@@ -109,18 +109,17 @@ class Neighbors(_Stored):
 
     def scores(self, x: FloatArray) -> NDArray[np.float64]:
         """Scores [n, C] of features [n, D]; equal similarities count in the order of training."""
-        found = np.empty((len(x), self.y.shape[1]))
-        for start in range(0, len(x), CHUNK_ROWS):
-            at = slice(start, start + CHUNK_ROWS)
-            similarity = unit(x[at]) @ self.x.T
-            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : self.k]
-            weight = np.ones(nearest.shape)
-            if self.temperature is not None:
-                closeness = np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
-                # Relative to the nearest, which changes no share and cannot overflow.
-                weight = np.exp((closeness - closeness[:, :1]) / self.temperature)
-            votes = (weight[:, :, None] * self.y[nearest]).sum(axis=1)
-            found[at] = votes / weight.sum(axis=1, keepdims=True)
+        from bocage.scoring.scores import nearest_cosine
+
+        rows, cosine = nearest_cosine(self.x, x, self.k)
+        weight = np.ones(rows.shape)
+        if self.temperature is not None:
+            # Relative to the nearest, which changes no share and cannot overflow.
+            weight = np.exp((cosine.astype(np.float64) - cosine[:, :1]) / self.temperature)
+        weight /= weight.sum(axis=1, keepdims=True)
+        found = np.zeros((len(x), self.y.shape[1]))
+        for i in range(rows.shape[1]):  # no array of [n, k, C]
+            found += weight[:, i, None] * self.y[rows[:, i]]
         return found
 
 
