@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := models,stac,netcdf,remote,search,learn,pretrain,demo,dev
 
-.PHONY: setup demo test test-slow check clean
+.PHONY: setup demo test test-slow test-backbones check clean
 
 setup: .venv/installed
 
@@ -22,6 +22,13 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
+
+# timm and segmentation-models-pytorch need torchvision, which has no CPU build: an environment of its
+# own with the registry's plain torch (about 5.5 GB), outside the constraints.
+test-backbones:
+	test -x .venv-backbones/bin/python || $(PYTHON) -m venv .venv-backbones
+	.venv-backbones/bin/python -m pip install --quiet --disable-pip-version-check -e ".[models,learn,backbones]" pytest
+	.venv-backbones/bin/python -m pytest tests/learn/finetune/test_backbones.py
 
 check: setup
 	$(BIN)/ruff check .
