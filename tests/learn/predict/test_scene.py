@@ -151,3 +151,23 @@ def test_the_wrong_model_or_none_is_refused(tmp_path, stack):
     with pytest.raises(InputError, match="makes its own features"):
         embed(stack, PatchMean(), out=tmp_path / "emb.zarr", patch_size=4)
         predict(tmp_path / "emb.zarr", Tuned(), out=tmp_path / "m.tif")
+
+
+def test_a_network_that_was_fine_tuned_here_is_mapped_from_its_folder(tmp_path):
+    from bocage.learn.finetune import FinetuneConfig, finetune
+    from bocage.models import load_model
+    from tests.learn.finetune.crops import crops
+
+    model = load_model("olmoearth-v1.2-nano", weights=None, compile=False)
+    folder = tmp_path / "finetuned"
+    finetune(crops(n=8, n_times=1), model, out=folder, config=FinetuneConfig(epochs=1))
+    stack = open_stack(write_scene(tmp_path / "S2_20240701.tif", shape_yx=(96, 72)))
+    result = predict(stack, folder, out=tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as file:
+        codes = file.read(1)
+        assert set(np.unique(codes)) <= {0, 1, 255}
+        assert file.transform.a in {10, 20, 40}
+    p = read(tmp_path / "map.probability.tif")
+    valid = p[0] != 255
+    assert np.abs(p[:, valid].astype(int).sum(axis=0) - 250).max() <= 1
+    assert result.valid_fraction > 0.5
