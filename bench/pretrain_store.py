@@ -103,6 +103,12 @@ def main() -> None:
             rate = step * BATCH / spent[kind]
             size = format_bytes(size_on_disk(path))
             print(f"{kind:12} {rate:8.1f} samples/s   {size} on disk")
+        arrays = loaders["store"].source.arrays.values()
+        n_read = sum(array.n_bytes for array in arrays) / ((step + 4) * BATCH)
+        whole = size_on_disk(h5) / N_SAMPLES
+        print(
+            f"a crop reads {format_bytes(n_read)} of the store, {format_bytes(whole)} of the files"
+        )
         print(f"ratio {spent['official H5'] / spent['store']:.1f}")
 
 
