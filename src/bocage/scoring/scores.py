@@ -241,5 +241,5 @@ def import_sklearn(part: str) -> Any:
         raise ConfigError(
             got="scores without the package scikit-learn",
             expected="scikit-learn",
-            fix='pip install "bocage[search]"',
+            fix='pip install "bocage[learn]"',
         ) from error
