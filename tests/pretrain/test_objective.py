@@ -32,6 +32,7 @@ CONFIGS = {
     "v1.2": ObjectiveConfig(),
     "v1.3": ObjectiveConfig(n_views=1, contrastive_weight=0.0),
 }
+SLOW = [("v1", 8), ("v1.1", 3), ("v1.2", 8), ("v1.3", 3)]
 
 
 class Scripted(torch.nn.Module):
@@ -111,8 +112,13 @@ def naive_step(
     return total
 
 
-@pytest.mark.parametrize("version", CONFIGS)
-@pytest.mark.parametrize("patch_size", [3, 8])
+@pytest.mark.parametrize(
+    ("version", "patch_size"),
+    [
+        *(("v1", 3), ("v1.1", 8), ("v1.2", 3), ("v1.3", 8)),
+        *(pytest.param(v, p, marks=pytest.mark.slow) for v, p in SLOW),
+    ],
+)
 def test_a_step_equals_official_modules_and_a_plain_loop(version: str, patch_size: int) -> None:
     config = dataclasses.replace(model_config("nano", version), drop_path=0.3)
     official = official_model(version, "nano")
