@@ -20,8 +20,8 @@ from bocage.models.engine.library import cpu_flags
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-INT8_MIN_WIDTH = 384
-"""Narrower networks spend less on products than on quantizing for them."""
+INT8_MIN_WIDTH = 768
+"""Narrower networks gain nothing over bf16: small 0.88 to 1.04 times, tiny 0.84 to 0.97."""
 
 
 def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
@@ -98,7 +98,7 @@ def _check_int8(encoder: Encoder, device: torch.device, compile: bool | str) -> 
     if reason is not None:
         raise ConfigError(
             got=f'precision="int8" with {reason}',
-            expected="a CPU with AMX, a compiler, and a model of size small or larger",
+            expected="a CPU with AMX, a compiler, and a model of size base or larger",
             fix='pass precision="auto"',
         )
 
