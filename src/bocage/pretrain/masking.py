@@ -115,7 +115,8 @@ class _Numbers:
     def take(self, *shape: int) -> Tensor:
         """The next numbers [B, *shape]."""
         start, self.used = self.used, self.used + math.prod(shape)
-        return self.noise[:, start : self.used].unflatten(1, shape)
+        numbers: Tensor = self.noise[:, start : self.used].unflatten(1, shape)
+        return numbers
 
 
 def _random_time(
