@@ -222,7 +222,12 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("place", "kill_at"),
-    [("write_file", 3), ("write_file", 9), ("_line", 3), ("_write_metadata", 1)],
+    [
+        ("write_file", 9),
+        ("_write_metadata", 1),
+        pytest.param("write_file", 3, marks=pytest.mark.slow),
+        pytest.param("_line", 3, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_writer_goes_on_to_the_same_bytes(tmp_path, whole, place, kill_at):
     assert run_killed(tmp_path / "killed.zarr", kill_at, place) == -signal.SIGKILL
