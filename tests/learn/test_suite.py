@@ -80,7 +80,8 @@ def test_a_suite_scores_models_beside_baselines(result):
     names = list(task.scores)
     assert names[:2] == ["olmoearth-v1.2-nano (random)", "the same again"]
     assert names[2:] == ["raw bands, linear", "location only", "most frequent"]
-    assert task.scores["raw bands, linear"]["accuracy"].value > 0.9
+    # Half of the features (the spread within patches) are noise, and samples are few.
+    assert task.scores["raw bands, linear"]["accuracy"].value > 0.7
     assert task.scores["most frequent"]["accuracy"].value < 0.5
     assert "3 of 24 samples" in task.about and "10,000 m" in task.about
     # Equal models share their ranks.
