@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import bocage
 from bocage.errors import ConfigError, ModelError, StoreError
 from bocage.models.load import read_pretraining_model
+from bocage.pretrain.checkpoint import latest_checkpoint
 from bocage.pretrain.export import export
 from bocage.pretrain.loop import RunOptions, pretrain
 
@@ -91,6 +92,17 @@ def test_a_half_precision_encoder_is_small_and_close(runs: dict[str, Path], tmp_
     values, dates = random_values(("sentinel2_l2a",), (1, 16, 16, 2)), random_dates(1, 2)
     a, b = (m.encode(values, dates, normalize=False).pooled() for m in ours)
     assert 0 < (a - b).abs().max() < 0.02
+
+
+def test_a_whitened_start_exports_with_the_targets_it_was_trained_against(tmp_path: Path) -> None:
+    recipe = small_recipe(steps=1, whiten=True)
+    pretrain(recipe, SamplesInMemory(8), tmp_path / "run", options=RunOptions(**QUIET))
+    export(tmp_path / "run", tmp_path / "model")
+    official = load_model_from_path(tmp_path / "model")
+    saved = load_file(latest_checkpoint(tmp_path / "run") / "model.safetensors")
+    targets = {n: x for n, x in saved.items() if n.startswith("target_encoder.")}
+    assert targets
+    assert all(torch.equal(official.state_dict()[n], x) for n, x in targets.items())
 
 
 def test_any_kept_step_can_be_exported(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -160,6 +160,21 @@ def test_batches_that_do_not_divide_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_larger_than_the_data_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size=32 with 24 samples"):
+        train(small_recipe(batch_size=32), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_saved_nothing_may_begin_anew(tmp_path: Path, straight: Path) -> None:
+    run = tmp_path / "run"
+    train(small_recipe(seed=7), run, stop_after=2)
+    shutil.rmtree(run / "checkpoints")  # as if it had failed before its first checkpoint
+    train(small_recipe(), run)
+    assert curve(run) == curve(straight)
+    assert json.loads((run / "run.json").read_text())["recipe"]["seed"] == 12536
+
+
 def test_time_and_strategy_options_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keep=0"):
         RunOptions(keep=0)

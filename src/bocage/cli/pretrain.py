@@ -204,5 +204,5 @@ def ablate(  # noqa: PLR0917
 
 
 def _precision(asked: str, device: str) -> str:
-    """On a CPU the small matrices of nano take 1.6 times as long in bf16 (docs/pretraining.md)."""
+    """On CPUs the gradient of attention is several times slower in bf16 (docs/pretraining.md)."""
     return asked if asked != "auto" else "bf16" if device.startswith("cuda") else "fp32"

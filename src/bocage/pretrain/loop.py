@@ -165,10 +165,11 @@ def pretrain(
     with join_group(options.device, options.strategy) as group:
         check_batch(recipe, group)
         run = Path(out)
+        loader = _loader(recipe, data, options, group)  # refuses before anything is written
         if group.writes:
             begin_record(run, recipe, data_identity(data))
         wait_for_all(group)
-        training = _Training(recipe, data, run, options, group)
+        training = _Training(recipe, loader, run, options, group)
         try:
             return training.go()
         finally:
@@ -200,16 +201,30 @@ def _first_batches(data: Samples, recipe: Recipe) -> list[Batch]:
     return [loader.batch(step) for step in range(_WHITENING_STEPS)]
 
 
+def _loader(recipe: Recipe, data: Samples, options: RunOptions, group: Group) -> Loader:
+    return Loader(
+        data,
+        recipe.sampling,
+        batch_size=recipe.batch_size,
+        seed=recipe.data_seed,
+        rank=group.rank,
+        world_size=group.world_size,
+        n_workers=options.workers,
+        augment=recipe.flips,
+        max_bad_share=recipe.max_bad_share,
+    )
+
+
 class _Training:
     """One process of a run."""
 
     def __init__(
-        self, recipe: Recipe, data: Samples, run: Path, options: RunOptions, group: Group
+        self, recipe: Recipe, loader: Loader, run: Path, options: RunOptions, group: Group
     ) -> None:
         self.recipe, self.options, self.run, self.group = recipe, options, run, group
         self.model = make_pretraining_model(recipe.model, recipe.seed, recipe.objective)
         if recipe.whiten and latest_checkpoint(run) is None:
-            whiten(self.model, _first_batches(data, recipe))
+            whiten(self.model, _first_batches(loader.source, recipe))
         self.model.to(group.device)
         loss = MicroBatchLoss(
             self.model,
@@ -219,17 +234,7 @@ class _Training:
         ).train()
         self.module = share(loss, group)
         self.optimizer = make_optimizer(self.model, recipe.optimizer)
-        self.loader = Loader(
-            data,
-            recipe.sampling,
-            batch_size=recipe.batch_size,
-            seed=recipe.data_seed,
-            rank=group.rank,
-            world_size=group.world_size,
-            n_workers=options.workers,
-            augment=recipe.flips,
-            max_bad_share=recipe.max_bad_share,
-        )
+        self.loader = loader
         self.step = 0
         self.before = {"hours": 0.0, "device_hours": 0.0, "kwh": 0.0}
         self.scores: dict[str, float] = {}

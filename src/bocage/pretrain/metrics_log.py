@@ -23,7 +23,7 @@ class MetricsLog:
         """Open the log of a run that goes on at ``first_step``; later lines are dropped."""
         self.path = run / FILE
         if self.path.exists():
-            kept = [row for row in read_metrics(run) if row["step"] < first_step]
+            kept = [row for row in read_metrics(run) if row["step"] < first_step > 1]
             write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file: TextIO = self.path.open("a", buffering=1)
 

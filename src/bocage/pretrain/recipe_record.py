@@ -21,6 +21,7 @@ from bocage.embeddings.atomic import write_file
 from bocage.errors import ConfigError, ModelError
 from bocage.models.config import ModelConfig
 from bocage.models.config_json import config_to_json, parse_config
+from bocage.pretrain.checkpoint import list_checkpoints
 from bocage.pretrain.recipe import Recipe
 from bocage.pretrain.sample import Samples
 
@@ -61,15 +62,17 @@ def begin_record(run: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
     if path.exists():
         content = _read(path)
         differences = list(_differences(content, wanted))
-        if differences:
+        if differences and list_checkpoints(run):
             more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise ConfigError(
                 got=f"{run}, which was begun with {'; '.join(differences[:3])}{more}",
                 expected="the recipe and data of the run",
                 fix="use the same options to go on, or another --out for a new run",
             )
-        return
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if not differences:
+            return
+        # Nothing was saved yet: the run begins anew.
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(
             got=f"{run}, which is not a run and not empty",
             expected="a new folder, or one of an earlier run",
