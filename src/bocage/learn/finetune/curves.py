@@ -22,7 +22,8 @@ def draw_curves(folder: Path, metric: str, best_epoch: int) -> Path | None:
     left.plot([r["step"] for r in epochs], [r["val_loss"] for r in epochs], label="validation")
     left.set(xlabel="step", ylabel="loss", title="Loss")
     left.legend()
-    right.plot([r["epoch"] + 1 for r in epochs], [r["val"][metric] for r in epochs], marker=".")
+    scores = [r["val_loss"] if metric == "loss" else r["val"][metric] for r in epochs]
+    right.plot([r["epoch"] + 1 for r in epochs], scores, marker=".")
     right.axvline(best_epoch + 1, ls=":", color="gray", label=f"best: epoch {best_epoch + 1}")
     right.set(xlabel="epoch", ylabel=metric, title="Validation")
     right.legend()
