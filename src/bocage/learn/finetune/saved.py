@@ -122,9 +122,13 @@ def save_finetuned(folder: Path, network: nn.Module, description: Description) -
     write_file(folder / WEIGHTS, save(backbone))
     head_bytes = save(head)
     write_file(folder / HEAD_WEIGHTS, head_bytes)
+    tensors = backbone | {f"head.{n}": x for n, x in head.items()}
     content = {
         "bocage": __version__,
-        "weights_id": weights_hash(backbone | {f"head.{n}": x for n, x in head.items()}),
+        # Batch norms count their batches in a single number.
+        "weights_id": weights_hash(
+            {n: x.reshape(-1) if x.ndim == 0 else x for n, x in tensors.items()}
+        ),
         "head_sha256": hashlib.sha256(head_bytes).hexdigest(),
         **description.to_json(),
     }
