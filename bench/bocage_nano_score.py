@@ -21,21 +21,7 @@ from bocage.scoring.folds import make_folds
 from bocage.scoring.paired import bootstrap_interval
 from bocage.scoring.scores import knn_cosine, linear_probe
 
-EUROSAT = [f"B{n:02}" for n in range(1, 13)] + ["B8A"]
-    "B01",
-    "B02",
-    "B03",
-    "B04",
-    "B05",
-    "B06",
-    "B07",
-    "B08",
-    "B09",
-    "B10",
-    "B11",
-    "B12",
-    "B8A",
-]
+EUROSAT = [*(f"B{n:02}" for n in range(1, 13)), "B8A"]
 MODEL = ["B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
 
 

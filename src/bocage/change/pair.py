@@ -154,7 +154,7 @@ def _open_path(path: str) -> _Time:
 
 
 def _embeddings(lazy: LazyRaster, path: str) -> _Time:
-    from bocage.learn.predict.scores import own_grid
+    from bocage.embeddings.cog import own_grid
 
     def read(year: int, rows: slice, cols: slice) -> FloatArray:
         return lazy[year, :, rows, cols]

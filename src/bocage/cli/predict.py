@@ -159,7 +159,7 @@ def _years(text: str | None) -> tuple[int, ...] | None:
 
 def _open(options: dict[str, Any]) -> tuple[Any, Any]:
     """The stack, and the model that a probe needs (None for a fine-tuned network)."""
-    from bocage.cli.embed import _input_options
+    from bocage.cli.embed import input_options
     from bocage.errors import ConfigError
     from bocage.imagery import open_stack
     from bocage.learn.predict.predictor import load_predictor
@@ -167,7 +167,7 @@ def _open(options: dict[str, Any]) -> tuple[Any, Any]:
     sources = options["source"]
     unset = {"catalog": None, "collections": None, "max_cloud": None}
     stack = open_stack(
-        sources[0] if len(sources) == 1 else sources, **_input_options({**options, **unset})
+        sources[0] if len(sources) == 1 else sources, **input_options({**options, **unset})
     )
     if options["composite"]:
         from bocage.imagery import composite

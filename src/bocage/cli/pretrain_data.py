@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli.embed import _input_options as input_options
+from bocage.cli.embed import input_options
 
 _INPUT = "Input"
 

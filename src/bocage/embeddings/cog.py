@@ -65,7 +65,8 @@ def export_cog(
     StoreError if the file exists, if the disk is full, or if what was written does not read back.
     """
     target = Path(path)
-    raster = _restore_crs(_select(source, year=year, zone=zone, dims=dims))
+    raster = _select(source, year=year, zone=zone, dims=dims)
+    raster = replace(raster, grid=own_grid(raster))
     codec = codec or ("float32" if raster.attrs.get("codec") == "float32" else "signed_power")
     if codec not in {"signed_power", "float32"}:
         raise ConfigError(
@@ -181,14 +182,14 @@ def _crs_code(wkt: str) -> str:
     return f"EPSG:{code}" if code else wkt
 
 
-def _restore_crs(raster: LazyRaster) -> LazyRaster:
-    """Undo the archive's northern CRS for a map of the southern hemisphere."""
+def own_grid(raster: LazyRaster) -> Grid:
+    """The grid in the scene's own CRS: the archive keeps southern maps in the northern one."""
     grid, own = raster.grid, str(raster.attrs.get("source_crs", ""))
     if not own.upper().startswith("EPSG:327") or grid.crs != f"EPSG:326{own[-2:]}":
-        return raster
+        return grid
     t = grid.transform
     shifted = Affine(t.a, t.b, t.c, t.d, t.e, t.f + SOUTHERN_FALSE_NORTHING_M)
-    return replace(raster, grid=Grid(crs=own, transform=shifted, shape_yx=grid.shape_yx))
+    return Grid(crs=own, transform=shifted, shape_yx=grid.shape_yx)
 
 
 def _build(raster: LazyRaster, folder: Path, *, codec: str, block_cells: int) -> Path:

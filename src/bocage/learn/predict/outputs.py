@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.embeddings.cog import own_grid
 from bocage.errors import InputError
 from bocage.geo import Grid
 from bocage.learn.predict.area import AreaTable, CellAreas, write_table
@@ -21,7 +22,6 @@ from bocage.learn.predict.legend import Legend
 from bocage.learn.predict.picture import draw
 from bocage.learn.predict.polygons import write_polygons
 from bocage.learn.predict.predictor import Predictor
-from bocage.learn.predict.scores import own_grid
 from bocage.learn.predict.style import write_class_style, write_ramp_style
 
 if TYPE_CHECKING:

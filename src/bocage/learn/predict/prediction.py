@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bocage.embeddings.cog import own_grid
 from bocage.errors import ConfigError, InputError
 from bocage.learn.predict.config import PredictConfig
 from bocage.learn.predict.predictor import Predictor, load_predictor
 from bocage.learn.predict.result import PredictResult
 from bocage.learn.predict.run import Run
-from bocage.learn.predict.scores import ScoreJob, choose_years, own_grid, time_scores, write_scores
+from bocage.learn.predict.scores import ScoreJob, choose_years, time_scores, write_scores
 from bocage.progress import format_duration
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bocage.embeddings.atomic import PARTIAL_SUFFIX
+from bocage.embeddings.cog import own_grid
 from bocage.errors import StoreError
 from bocage.learn.predict import record
 from bocage.learn.predict.config import PredictConfig
@@ -22,7 +23,7 @@ from bocage.learn.predict.layer import tiles
 from bocage.learn.predict.outputs import write_map
 from bocage.learn.predict.predictor import Predictor
 from bocage.learn.predict.result import PredictResult
-from bocage.learn.predict.scores import choose_years, own_grid
+from bocage.learn.predict.scores import choose_years
 from bocage.progress import progress
 
 

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from affine import Affine
 
+from bocage.embeddings.cog import own_grid
 from bocage.errors import InputError
-from bocage.geo import Grid
-from bocage.geo.lattice import SOUTHERN_FALSE_NORTHING_M
 from bocage.learn.predict.predictor import Predictor
 from bocage.mapping.markers import Markers
 from bocage.mapping.pipeline import Clock, read_ahead
@@ -169,13 +167,3 @@ def choose_years(raster: LazyRaster, years: tuple[int, ...] | None, where: str) 
             fix=f"use --years {raster.years[-1]}",
         )
     return tuple(raster.years.index(y) for y in years)
-
-
-def own_grid(raster: LazyRaster) -> Grid:
-    """The grid in the scene's own CRS: stores keep southern maps in the northern one."""
-    grid, own = raster.grid, str(raster.attrs.get("source_crs", ""))
-    if not own.upper().startswith("EPSG:327") or grid.crs != f"EPSG:326{own[-2:]}":
-        return grid
-    t = grid.transform
-    shifted = Affine(t.a, t.b, t.c, t.d, t.e, t.f + SOUTHERN_FALSE_NORTHING_M)
-    return Grid(crs=own, transform=shifted, shape_yx=grid.shape_yx)
