@@ -140,6 +140,7 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     from bocage.mapping import EmbedConfig, check_request, make_plan, time_window, window_encoder
     from bocage.mapping import embed as embed_stack
     from bocage.models import load_model
+    from bocage.models.bundled import BUNDLED, notice
 
     sources = options["source"] or []
     if not (sources or options["catalog"]) or (options["out"] is None and not dry_run):
@@ -163,7 +164,7 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     if options["out"] is not None:
         check_request(Path(options["out"]), shard)
     source = (sources[0] if len(sources) == 1 else sources) if sources else None
-    stack = open_stack(source, **_input_options(options))
+    stack = open_stack(source, **input_options(options))
     if options["composite"]:
         from bocage.imagery import composite
 
@@ -183,6 +184,9 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
             fg="yellow",
             err=True,
         )
+    if model.name in BUNDLED:
+        typer.secho(notice(model.name), fg="yellow", err=True)
+    typer.echo(f"{model.name}: {model.description}")
     if dry_run:
         plan = make_plan(stack, model, settings)
         typer.echo(plan.describe(time_window(plan, window_encoder(model, plan))))
@@ -201,7 +205,8 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     typer.echo(str(result))
 
 
-def _input_options(options: dict[str, Any]) -> dict[str, Any]:
+def input_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `open_stack` from those of a command line."""
     names = ("sensor", "date", "crs", "level", "catalog")
     found = {name: options[name] for name in names if options[name] is not None}
     found["cloud_mask"] = options["cloud_mask"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bocage.errors import ModelError
+from bocage.models.bundled import BUNDLED, bundled_folder, notice
 from bocage.models.checkpoint import LoadReport, load_tensors, weights_hash
 from bocage.models.config import ModelConfig
 from bocage.models.config_json import read_config
@@ -36,7 +37,8 @@ def load_model(
 ) -> Model:
     """Load an OlmoEarth encoder by name, by Hugging Face id, or from a folder.
 
-    ``name``: ``olmoearth-v1.2-tiny``, ``allenai/OlmoEarth-v1_2-Tiny``, or a folder that holds
+    ``name``: ``olmoearth-v1.2-tiny``, ``allenai/OlmoEarth-v1_2-Tiny``, ``bocage-nano`` (the small
+    demonstration model inside this package, Sentinel-2 alone), or a folder that holds
     ``config.json`` and ``weights.pth`` (or ``.safetensors``); write ``./NAME`` for a folder that is
     called like a published model. ``weights``: ``"hub"`` takes the
     official file (for a folder: the file in it), a path takes that file, None takes random
@@ -50,7 +52,8 @@ def load_model(
     if anything is missing, unknown, of another shape, damaged or unreachable.
     """
     release = find_release(name) if isinstance(name, str) else None
-    folder = Path(name)
+    bundled = bundled_folder(name) if isinstance(name, str) else None
+    folder = bundled or Path(name)
     if release is not None:
         config, title = release.config, release.name
     elif folder.is_dir():
@@ -80,6 +83,8 @@ def load_model(
             "military and extractive uses",
             release.hub_id,
         )
+    if bundled is not None and str(weights) == "hub":
+        logger.warning("%s", notice(title))
     encoder, weights_id, report = read_encoder(config, path)
     logger.info("%s: %s", title, report)
     return Model(
@@ -145,9 +150,10 @@ def weights_in(folder: Path) -> Path:
 
 
 def _unknown_model(name: PathLike) -> ModelError:
-    near = difflib.get_close_matches(str(name).lower(), RELEASES, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name).lower(), [*RELEASES, *BUNDLED], n=1, cutoff=0.6)
     return ModelError(
         got=f"model {str(name)!r}, which is neither a known name nor an existing folder",
-        expected=f"one of {', '.join(RELEASES)}, or a folder with config.json and weights",
+        expected=f"one of {', '.join([*RELEASES, *BUNDLED])}, or a folder with config.json "
+        "and weights",
         fix=f"did you mean {near[0]}?" if near else "check the spelling or the path",
     )

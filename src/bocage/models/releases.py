@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bocage.models.bundled import BUNDLED
 from bocage.models.config import (
     DecoderConfig,
     ModelConfig,
@@ -69,8 +70,8 @@ RELEASES: dict[str, Release] = {
 
 
 def list_models() -> list[str]:
-    """Names of the published OlmoEarth models, oldest release first."""
-    return list(RELEASES)
+    """Names that load: the published OlmoEarth models, oldest release first, then our small one."""
+    return [*RELEASES, *BUNDLED]
 
 
 def find_release(name: str) -> Release | None:
