@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from .official import (
     our_encoder,
     random_dates,
     random_values,
+    randomize,
 )
 
 NO_KERNELS = library.why_unavailable()
@@ -42,7 +44,14 @@ FP32_MAX_ABS = 2e-5
 INT8_MEAN_COSINE = 0.999
 BF16_MEAN_COSINE, BF16_LOW_COSINE = 0.9995, 0.998
 DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
-RELEASES = [("v1", "nano"), ("v1.1", "nano"), ("v1.2", "nano"), ("v1.2", "tiny"), ("v1.3", "nano")]
+RELEASES = [
+    ("v1", "nano"),
+    ("v1.1", "nano"),
+    ("v1.2", "nano"),
+    ("v1.2", "tiny"),
+    ("v1.3", "nano"),
+    ("v1.3", "tiny"),
+]
 
 
 @lru_cache(maxsize=8)
@@ -204,6 +213,65 @@ def test_hidden_tokens_are_not_seen(version: str, precision: str) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", ["nano", "tiny"])
+@pytest.mark.parametrize("query_size", [1, 2, 4])
+def test_location_queries_finer_than_patches(size: str, query_size: int, precision: str) -> None:
+    plain, official = pair("v1.3", size)
+    fast = engine("v1.3", size, precision)
+    assert fast.backend.pooler is not None
+    assert plain.attention_pooler is not None
+    values, dates = random_values(ALL_SENSORS, (2, 12, 20, 3)), random_dates(2, 3)
+    generator = torch.Generator().manual_seed(1)
+    some = {name: torch.rand(2, 3, 5, 3, 1, generator=generator) > 0.4 for name in ALL_SENSORS}
+    for visible in (None, some):
+        with torch.no_grad():
+            expected = plain(
+                values, dates, 4, visible=visible, location_query_patch_size=query_size
+            ).locations
+        found = fast(
+            values, dates, 4, visible=visible, location_query_patch_size=query_size
+        ).locations
+        assert expected is not None
+        assert expected.student is not None
+        assert found is not None
+        assert found.student is not None
+        assert found.tokens.shape[1:3] == (12 // query_size, 20 // query_size)
+        assert torch.equal(found.positions, expected.positions)
+        check_gate(expected.tokens, found.tokens, precision)
+        check_gate(expected.student, found.student, precision)
+    if query_size == 4:
+        with torch.no_grad():
+            theirs = official.encoder(official_sample(values, dates), patch_size=4, fast_pass=True)
+        found = fast(values, dates, 4).locations
+        assert found is not None
+        check_gate(theirs["location_tokens"], found.tokens, precision)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_pooler_with_tied_widths(precision: str) -> None:
+    """Unpublished kinds: tokens are projected to the pooler's width first; two reads stay plain."""
+    values, dates = random_values(("sentinel2_l2a",), (2, 8, 8, 2)), random_dates(2, 2)
+    for depth in (1, 2):
+        config = release_config("v1.3", "nano")
+        assert config.pooler is not None
+        pooler = replace(config.pooler, width=64, heads=4, attention_width=None, depth=depth)
+        torch.manual_seed(0)
+        plain = Encoder(replace(config, pooler=pooler)).eval()
+        randomize(plain, 0)
+        fast = fast_encoder(plain, precision=precision)
+        assert fast is not None
+        assert (fast.backend.pooler is not None) == (depth == 1)
+        with torch.no_grad():
+            expected = plain(values, dates, 4).locations
+        found = fast(values, dates, 4).locations
+        assert expected is not None
+        assert found is not None
+        check_gate(expected.tokens, found.tokens, precision)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_batch_mates_do_not_matter(precision: str) -> None:
     fast = engine("v1.2", "nano", precision)
     values, dates = random_values(("sentinel2_l2a",), (3, 16, 8, 2)), random_dates(3, 2)
@@ -273,6 +341,34 @@ def test_attention_kernel(head_width: int, n_tokens: int, spread: float) -> None
 
 
 @needs_kernels
+@pytest.mark.parametrize("head_width", [16, 64])
+@pytest.mark.parametrize("n_queries", [1, 16, 37])
+@pytest.mark.parametrize("spread", [1.0, 30.0], ids=["usual", "scores over 100"])
+def test_reading_kernel(head_width: int, n_queries: int, spread: float) -> None:
+    heads, n_batch, n_tokens = 3, 3, 83
+    generator = torch.Generator().manual_seed(n_queries)
+    q = torch.randn(heads, n_queries, head_width, generator=generator) * spread
+    q = (q * head_width**-0.5 * math.log2(math.e)).bfloat16()
+    kv = torch.randn(n_batch, n_tokens, 2, heads, head_width, generator=generator).bfloat16()
+    lengths = torch.tensor([n_tokens, 1, 33])
+    zeros = torch.zeros(1, n_tokens, dtype=torch.int32)
+    order = kernels.TokenOrder(time=zeros, place=zeros, lengths=lengths)
+    ours = kernels.reading(
+        functional.pad(q, (0, 0, 0, -n_queries % 16)).contiguous(),
+        q.float().norm(dim=-1).amax(dim=-1),
+        kv.flatten(2),
+        None,
+        order,
+        n_queries=n_queries,
+    ).float()
+    k, v = kv.double().permute(2, 0, 3, 1, 4)
+    for b, length in enumerate(lengths.tolist()):
+        scores = q.double() @ k[b, :, :length].mT * math.log(2)
+        exact = (scores.softmax(dim=-1) @ v[b, :, :length]).transpose(0, 1).flatten(1)
+        assert (ours[b] - exact).abs().max() < 0.02
+
+
+@needs_kernels
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("patch_size", [4, 8])
 def test_the_engine_normalizes_as_it_reads(precision: str, patch_size: int) -> None:
@@ -311,6 +407,25 @@ def test_a_split_batch_gives_the_same_map(monkeypatch: pytest.MonkeyPatch) -> No
         assert fast._samples_at_once(values, 4) == 2
         check_gate(whole, fast.pooled(values, dates, 4), precision)
         monkeypatch.undo()
+
+
+@needs_kernels
+def test_a_split_batch_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, dates = random_values(["sentinel2_l2a", "landsat"], (5, 8, 8, 2)), random_dates(5, 2)
+    visible = {name: torch.rand(5, 2, 2, 2, 1) > 0.3 for name in values}
+    fast = engine("v1.3", "nano", "fp32")
+    for shown in (None, visible):
+        whole = fast(values, dates, 4, visible=shown)
+        monkeypatch.setattr(fast_module, "NUMBERS_AT_ONCE", 2 * 16 * 128)
+        parts = fast(values, dates, 4, visible=shown)
+        monkeypatch.undo()
+        for name in values:
+            check_gate(whole.tokens[name], parts.tokens[name], "fp32")
+            assert torch.equal(whole.visible[name], parts.visible[name])
+        assert whole.locations is not None
+        assert parts.locations is not None
+        check_gate(whole.locations.tokens, parts.locations.tokens, "fp32")
+        assert whole.locations.positions.shape == parts.locations.positions.shape
 
 
 @needs_kernels

@@ -1,5 +1,6 @@
-// Rotary encoding and attention of every head in one pass, ragged lengths (bf16); rotary encoding
-// alone, in place (fp32; torch's own attention follows).
+// Rotary encoding and attention of every head in one pass, ragged lengths (bf16), of tokens over
+// themselves or of queries that are the same for all samples; rotary encoding alone, in place
+// (fp32; torch's own attention follows).
 //
 // Axes: B batch, N tokens, M heads, HD head width, D = M HD, T times.
 
@@ -81,40 +82,44 @@ struct Head {
   Head(bf16* memory, int64_t n_padded)
       : q(memory), k(memory + n_padded * HD), v(memory + 2 * n_padded * HD) {}
 
-  // Returns the product of the largest lengths of a query and a key: no score is larger.
-  float pack(const bf16* qkv, int64_t n_tokens, const Rotation* r, const Rescale& real, int64_t b,
-             int64_t m, int64_t n_heads, float scale) {
+  // Tokens of rows [q, k, v], or [k, v] without queries of their own. Returns the product of the
+  // largest lengths of a query and a key, which no score exceeds; without queries the key's.
+  template <bool with_q>
+  float pack(const bf16* tokens, int64_t n_tokens, const Rotation* r, const Rescale& real,
+             int64_t b, int64_t m, int64_t n_heads, float scale) {
     const float *bias = real.bias ? real.bias + m * HD : nullptr, *row_scale = real.scale;
-    const int64_t D = n_heads * HD;
+    const int64_t D = n_heads * HD, stride = (2 + with_q) * D, at_k = with_q * D, at_v = at_k + D;
     float longest_q = 0, longest_k = 0;
     for (int64_t first = 0; first < n_tokens; first += 16) {
       alignas(64) bf16 key[16 * HD];
       const int n_rows = std::min<int64_t>(16, n_tokens - first);
       for (int i = 0; i < n_rows; i++) {
         const int64_t n = first + i;
-        const bf16* row = qkv + n * 3 * D + m * HD;
+        const bf16* row = tokens + n * stride + m * HD;
         const int64_t time = r ? r->time_offset(b, n, m, n_heads, HD / 2) : 0;
         const int64_t place = r ? r->place_offset(b, n, m, n_heads, HD / 2) : 0;
-        longest_q = std::max(longest_q, rotate(row, q + n * HD, HD / 2, r, time, place, scale,
-                                                row_scale ? row_scale[n] : 1, bias));
-        longest_k = std::max(longest_k, rotate(row + D, key + i * HD, HD / 2, r, time, place, 1,
+        if (with_q)
+          longest_q = std::max(longest_q, rotate(row, q + n * HD, HD / 2, r, time, place, scale,
+                                                  row_scale ? row_scale[n] : 1, bias));
+        longest_k = std::max(longest_k, rotate(row + at_k, key + i * HD, HD / 2, r, time, place, 1,
                                                 row_scale ? row_scale[n] : 1,
-                                                bias ? bias + D : nullptr));
+                                                bias ? bias + at_k : nullptr));
       }
       if (n_rows < 16) {
-        std::memset(q + (first + n_rows) * HD, 0, (16 - n_rows) * HD * sizeof(bf16));
+        if (with_q)
+          std::memset(q + (first + n_rows) * HD, 0, (16 - n_rows) * HD * sizeof(bf16));
         std::memset(key + n_rows * HD, 0, (16 - n_rows) * HD * sizeof(bf16));
       }
       transpose_pairs(key, k + first * HD);
       for (int i = 0; i < 16; i += 2) {
         const int64_t n = first + i;
-        const bf16* row = qkv + n * 3 * D + 2 * D + m * HD;
+        const bf16* row = tokens + n * stride + at_v + m * HD;
         bf16* to = v + n / 32 * 32 * HD + n % 32 / 2 * 32;
         for (int c = 0; c < HD; c += 16) {
           __m512i even = _mm512_setzero_si512(), odd = even;
-          const float* add = bias ? bias + 2 * D + c : nullptr;
+          const float* add = bias ? bias + at_v + c : nullptr;
           if (i < n_rows) even = widen(row + c, row_scale + n, add);
-          if (i + 1 < n_rows) odd = widen(row + 3 * D + c, row_scale + n + 1, add);
+          if (i + 1 < n_rows) odd = widen(row + stride + c, row_scale + n + 1, add);
           _mm512_store_si512(to + c * 32, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
         }
       }
@@ -125,7 +130,7 @@ struct Head {
       for (int c = 0; c < HD; c += 16)
         std::memset(v + n / 32 * 32 * HD + c * 32 + 256, 0, 256 * sizeof(bf16));
     }
-    return std::sqrt(longest_q * longest_k);
+    return std::sqrt(with_q ? longest_q * longest_k : longest_k);
   }
 
   static __m512i widen(const bf16* x, const float* row_scale, const float* bias) {
@@ -250,7 +255,8 @@ static void attention_of(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64
         Head<HD> head(memory + (b * M + m) * size, n_padded);
         const int64_t n = lengths ? lengths[b] : N;
         const Rescale rows{real.scale ? real.scale + b * N : nullptr, real.bias};
-        bound[b * M + m] = head.pack(qkv + b * N * 3 * D, n, rotation, rows, b, m, M, scale);
+        bound[b * M + m] =
+            head.template pack<true>(qkv + b * N * 3 * D, n, rotation, rows, b, m, M, scale);
       }
 #pragma omp for collapse(3) schedule(static)
     for (int64_t b = 0; b < B; b++)
@@ -263,6 +269,47 @@ static void attention_of(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64
           bf16* to = out + (b * N + first) * D + m * HD;
           if (bound[b * M + m] < 100) attend<HD, false>(head.q + first * HD, head, n, n_rows, to, D);
           else attend<HD, true>(head.q + first * HD, head, n, n_rows, to, D);
+        }
+  }
+  std::free(bound);
+  std::free(memory);
+}
+
+// The same for queries that all samples share: already turned, scaled and padded to 16, q [M, R, HD],
+// the longest of each head in longest_q [M].
+template <int HD>
+static void reading_of(const bf16* q, const float* longest_q, const bf16* kv, bf16* out, int64_t B,
+                       int64_t R, int64_t N, int64_t M, const int64_t* lengths,
+                       const Rotation* rotation) {
+  const int64_t n_padded = (N + 31) / 32 * 32, D = M * HD, r_padded = (R + 15) / 16 * 16;
+  const int64_t size = Head<HD>::size(n_padded);
+  bf16* memory = (bf16*)std::aligned_alloc(64, B * M * size * sizeof(bf16));
+  float* bound = (float*)std::malloc(B * M * sizeof(float));
+  TileShapes shapes;
+  if (HD == 16) {
+    shapes.n_bytes[3] = 32;
+    shapes.rows[4] = 8;
+  }
+#pragma omp parallel
+  {
+    TileSession session(shapes);
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t m = 0; m < M; m++) {
+        Head<HD> head(memory + (b * M + m) * size, n_padded);
+        bound[b * M + m] = longest_q[m] * head.template pack<false>(
+            kv + b * N * 2 * D, lengths ? lengths[b] : N, rotation, Rescale{}, b, m, M, 1);
+      }
+#pragma omp for collapse(3) schedule(static)
+    for (int64_t b = 0; b < B; b++)
+      for (int64_t m = 0; m < M; m++)
+        for (int64_t first = 0; first < r_padded; first += 16) {
+          const int64_t n = lengths ? lengths[b] : N, n_rows = std::min<int64_t>(16, R - first);
+          const Head<HD> head(memory + (b * M + m) * size, n_padded);
+          const bf16* from = q + (m * r_padded + first) * HD;
+          bf16* to = out + (b * R + first) * D + m * HD;
+          if (bound[b * M + m] < 100) attend<HD, false>(from, head, n, n_rows, to, D);
+          else attend<HD, true>(from, head, n, n_rows, to, D);
         }
   }
   std::free(bound);
@@ -288,12 +335,31 @@ extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t B, int64_t N
   return 0;
 }
 
-// Rotary encoding of q and k in place, for fp32 qkv [B, N, 3 D].
-extern "C" void bocage_rotate_qk(float* qkv, int64_t B, int64_t N, int64_t M, int64_t head_width,
-                                 const float* time_cos, const float* time_sin,
-                                 const float* place_cos, const float* place_sin,
-                                 int64_t time_batch_stride, const int32_t* time,
-                                 const int32_t* place, int64_t token_batch_stride) {
+// Attention out [B, R, D] of queries q [M, R padded to 16, HD], times log2(e) / sqrt(HD) and turned,
+// over kv [B, N, 2 D]; lengths [B] or null, none of them 0.
+extern "C" int bocage_reading(const bf16* q, const float* longest_q, const bf16* kv, bf16* out,
+                              int64_t B, int64_t R, int64_t N, int64_t M, int64_t head_width,
+                              const int64_t* lengths, const float* time_cos, const float* time_sin,
+                              const float* place_cos, const float* place_sin,
+                              int64_t time_batch_stride, const int32_t* time, const int32_t* place,
+                              int64_t token_batch_stride) {
+  const Rotation r{time_cos, time_sin, place_cos, place_sin, time_batch_stride,
+                   time,     place,    token_batch_stride};
+  const Rotation* turn = time_cos ? &r : nullptr;
+  if (head_width == 16) reading_of<16>(q, longest_q, kv, out, B, R, N, M, lengths, turn);
+  else if (head_width == 64) reading_of<64>(q, longest_q, kv, out, B, R, N, M, lengths, turn);
+  else return 1;
+  return 0;
+}
+
+// Rotary encoding in place of the first `n_turned` of the `n_parts` vectors of each fp32 token
+// x [B, N, n_parts D].
+extern "C" void bocage_rotate_parts(float* x, int64_t B, int64_t N, int64_t M, int64_t head_width,
+                                    int64_t n_parts, int64_t n_turned, const float* time_cos,
+                                    const float* time_sin, const float* place_cos,
+                                    const float* place_sin, int64_t time_batch_stride,
+                                    const int32_t* time, const int32_t* place,
+                                    int64_t token_batch_stride) {
   const Rotation r{time_cos, time_sin, place_cos, place_sin, time_batch_stride,
                    time,     place,    token_batch_stride};
   const int64_t K = head_width / 2, D = M * head_width;
@@ -302,8 +368,7 @@ extern "C" void bocage_rotate_qk(float* qkv, int64_t B, int64_t N, int64_t M, in
     for (int64_t n = 0; n < N; n++)
       for (int64_t m = 0; m < M; m++) {
         const int64_t t = r.time_offset(b, n, m, M, K), p = r.place_offset(b, n, m, M, K);
-        float* q = qkv + (b * N + n) * 3 * D + m * head_width;
-        rotate(q, q, K, &r, t, p, 1);
-        rotate(q + D, q + D, K, &r, t, p, 1);
+        float* head = x + (b * N + n) * n_parts * D + m * head_width;
+        for (int64_t i = 0; i < n_turned; i++) rotate(head + i * D, head + i * D, K, &r, t, p, 1);
       }
 }

@@ -20,8 +20,9 @@ from torch.nn import functional
 
 from bocage.models.attention import Block
 from bocage.models.encoder import Encoder
-from bocage.models.engine.cpu import fold_norm, merge_qkv
+from bocage.models.engine.blocks import fold_norm, merge_qkv
 from bocage.models.engine.kernels import TokenOrder
+from bocage.models.engine.locations import FastPooler
 from bocage.models.engine.tables import Angles
 from bocage.models.missing import to_unit_range
 from bocage.models.patch_embedding import PatchEmbedding, resize
@@ -36,6 +37,7 @@ class CompiledBackend:
         """With ``compile`` each shape is compiled at first use; without it the algebra stays."""
         self.dtype = DTYPES[precision]
         self.norm = encoder.norm
+        self.pooler: FastPooler | None = None  # runs as plain modules
         device = encoder.norm.weight.device
         self._embed: Any = Embedding(encoder).to(self.dtype)
         self._blocks: Any = Blocks(encoder).to(self.dtype)

@@ -8,6 +8,7 @@ Read ``encoder.py`` first: this is the same network. What differs:
 * a patch goes from pixels to its projection without an upsampled image, normalized on the way;
 * norms before a linear map, GELU and sums after it are part of it; weights are packed once;
 * fp32 products run on the bf16 tile unit, three numbers per value (``products.cpp``);
+* the pooler of v1.3 reads with a table of queries (``locations.py``);
 * statistics, softmax and rotations are fp32; int8 products are oneDNN's.
 
 Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets of all
@@ -21,15 +22,16 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bocage.memory import keep_freed_memory
 from bocage.models.attention import Block
 from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
-from bocage.models.engine import kernels, tables
+from bocage.models.engine import kernels, locations, tables
+from bocage.models.engine.blocks import FastBlock, Int8Block, PackedLinear
 from bocage.models.engine.kernels import Rotation, TokenOrder
 from bocage.models.engine.library import why_unavailable
+from bocage.models.engine.locations import FastPooler
 from bocage.models.engine.tables import Angles
 from bocage.models.missing import normalization
 from bocage.models.packing import plan_packing
@@ -78,6 +80,10 @@ class CpuBackend:
             ]
             for name in encoder.config.inputs
         }
+        self.pooler: FastPooler | None = None
+        pooler = encoder.attention_pooler
+        if pooler is not None and locations.why_unsuited(encoder.config, self.dtype) is None:
+            self.pooler = FastPooler(pooler, self.dtype)
         keep_freed_memory()
 
     def embed(
@@ -128,106 +134,6 @@ class CpuBackend:
         """Last norm and weighted mean of x [..., L, D] over L, fp32 [..., D]."""
         norm = self.norm
         return kernels.norm_pool(x, weight, norm.weight.detach(), norm.bias.detach(), norm.eps)
-
-
-class FastBlock:
-    """One transformer block."""
-
-    def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        attention, mlp = block.attn, block.mlp
-        self.heads = attention.heads
-        self.epsilon = block.norm1.eps
-        self.qkv = PackedLinear(*fold_norm(block.norm1, *merge_qkv(block)), dtype)
-        self.proj = PackedLinear(attention.proj.weight, attention.proj.bias, dtype)
-        self.fc1 = PackedLinear(*fold_norm(block.norm2, mlp.fc1.weight, mlp.fc1.bias), dtype)
-        self.fc2 = PackedLinear(mlp.fc2.weight, mlp.fc2.bias, dtype)
-
-    def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
-        """Tokens [B, N, D] to [B, N, D]."""
-        qkv = self.qkv(x, norm_epsilon=self.epsilon)
-        x = self.proj(self._attend(qkv, rotation, order), plus=x)
-        hidden = self.fc1(x, norm_epsilon=self.epsilon, gelu=True)
-        return self.fc2(hidden, plus=x)
-
-    def _attend(self, qkv: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
-        if qkv.dtype == torch.bfloat16:
-            return kernels.attention(qkv, self.heads, rotation, order)
-        if rotation is not None:
-            kernels.rotate_qk_(qkv, self.heads, rotation, order)
-        mask = None
-        if order.lengths is not None:
-            counts = order.lengths.clamp(min=1)  # a sample without tokens reads its padding
-            mask = (torch.arange(qkv.shape[1]) < counts[:, None])[:, None, None]
-        n_batch, n_tokens, _ = qkv.shape
-        q, k, v = qkv.view(n_batch, n_tokens, 3, self.heads, -1).transpose(1, 3).unbind(2)
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return out.transpose(1, 2).reshape(n_batch, n_tokens, -1)
-
-
-class Int8Block:
-    """One transformer block with its linear maps in int8: one scale per token and per channel.
-
-    Tokens stay bfloat16. A product leaves oneDNN as bfloat16 without its token's scale and its
-    bias; whatever reads it next applies both.
-    """
-
-    def __init__(self, block: Block) -> None:
-        attention, mlp = block.attn, block.mlp
-        self.heads = attention.heads
-        self.epsilon = block.norm1.eps
-        self.qkv = Int8Linear(*fold_norm(block.norm1, *merge_qkv(block)))
-        self.proj = Int8Linear(attention.proj.weight, attention.proj.bias)
-        self.fc1 = Int8Linear(*fold_norm(block.norm2, mlp.fc1.weight, mlp.fc1.bias))
-        self.fc2 = Int8Linear(mlp.fc2.weight, mlp.fc2.bias)
-
-    def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
-        """Tokens [B, N, D] to [B, N, D], in place."""
-        codes, scale = kernels.quantize(x, norm_epsilon=self.epsilon)
-        attended = kernels.attention(
-            self.qkv(codes), self.heads, rotation, order, rescale=(scale, self.qkv.bias)
-        )
-        codes, scale = kernels.quantize(attended)
-        codes, scale = kernels.quantize(
-            x,
-            add=self.proj(codes),
-            rescale=(scale, self.proj.bias),
-            norm_epsilon=self.epsilon,
-        )
-        hidden = self.fc1(codes)
-        codes, scale = kernels.quantize(hidden, rescale=(scale, self.fc1.bias), gelu=True)
-        return kernels.add_(x, self.fc2(codes), (scale, self.fc2.bias))
-
-
-class Int8Linear:
-    """A linear map of int8 codes; weights have one scale per output channel."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """Weight [n_out, n_in], bias [n_out]."""
-        weight = weight.detach().float()
-        self.scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-20)
-        codes = (weight / self.scale[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(codes, [1024, weight.shape[1]])
-        self.zero = torch.zeros(len(weight), dtype=torch.int32)
-        self.bias = bias.detach().float().contiguous()
-
-    def __call__(self, codes: Tensor) -> Tensor:
-        """bf16 [..., n_out] of codes [..., n_in], to be rescaled by the scale of each row."""
-        out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            codes,
-            1.0,
-            0,
-            self.weight,
-            self.scale,
-            self.zero,
-            None,
-            1.0,
-            0,
-            torch.bfloat16,
-            "none",
-            [],
-            "",
-        )
-        return out
 
 
 class FastPatchEmbedding:
@@ -284,45 +190,3 @@ class FastPatchEmbedding:
             )
             part.copy_(self.project(pixels))
         return out.view(n_batch, *grid, times, self.width)
-
-
-class PackedLinear:
-    """A linear map whose weight is laid out once for the kernel; fp32 or bf16 in and out."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-        """Weight [n_out, n_in], bias [n_out]."""
-        self.weight = kernels.pack_weight(weight, dtype)
-        self.bias = bias.detach().float().contiguous()
-
-    def __call__(
-        self,
-        x: Tensor,
-        *,
-        norm_epsilon: float | None = None,
-        gelu: bool = False,
-        plus: Tensor | None = None,
-    ) -> Tensor:
-        """Map x [..., n_in] to [..., n_out]; see ``kernels.product`` for the rest."""
-        return kernels.product(
-            x, self.weight, self.bias, norm_epsilon=norm_epsilon, gelu=gelu, plus=plus
-        )
-
-
-def merge_qkv(block: Block) -> tuple[Tensor, Tensor]:
-    """Weight [3 D, D] and bias [3 D]; channel pairs (2k, 2k + 1) of q and k become (k, k + K).
-
-    The order of channels within a head does not change a score, and halves load faster than pairs.
-    """
-    attention = block.attn
-    heads, width = attention.heads, attention.head_width
-    halves = torch.arange(heads * width).view(heads, width // 2, 2).transpose(1, 2).flatten()
-    q, k, v = attention.q, attention.k, attention.v
-    return (
-        torch.cat([q.weight[halves], k.weight[halves], v.weight]),
-        torch.cat([q.bias[halves], k.bias[halves], v.bias]),
-    )
-
-
-def fold_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear map that follows a norm, with the norm's own folded in."""
-    return weight * norm.weight, bias + weight @ norm.bias

@@ -20,8 +20,9 @@ from bocage.models.attention import Block
 from bocage.models.encoder import Encoder, EncoderOutput
 from bocage.models.engine import tables
 from bocage.models.engine.kernels import TokenOrder
+from bocage.models.engine.locations import FastPooler, WindowShape
 from bocage.models.engine.tables import Angles, Recent
-from bocage.models.pooler import Locations
+from bocage.models.pooler import AttentionPooler, Locations, location_positions
 
 NUMBERS_AT_ONCE = 1024 * 768
 """Tokens times width of a CPU batch. Larger activations leave the caches: base in bf16 took 25 ms
@@ -32,6 +33,7 @@ class Backend(Protocol):
     """Patch embedding and transformer blocks on one kind of machine."""
 
     dtype: torch.dtype
+    pooler: FastPooler | None
 
     def embed(
         self,
@@ -77,6 +79,23 @@ class FastEncoder:
     ) -> EncoderOutput:
         """See ``Encoder.forward``; values of the sensors in ``raw`` are in product units."""
         values = self._in_order(values)
+        n_batch, n_once = len(timestamps), self._samples_at_once(values, patch_size)
+        if n_batch > n_once:
+            parts = [slice(i, i + n_once) for i in range(0, n_batch, n_once)]
+            return _join(
+                [
+                    self(
+                        {name: x[part] for name, x in values.items()},
+                        timestamps[part],
+                        patch_size,
+                        visible=visible and {name: x[part] for name, x in visible.items()},
+                        input_res_m=input_res_m,
+                        location_query_patch_size=location_query_patch_size,
+                        raw=raw,
+                    )
+                    for part in parts
+                ]
+            )
         step = input_res_m * patch_size / 10
         x = self._embed(values, timestamps, patch_size, step, raw)
         shape = x.shape
@@ -91,24 +110,14 @@ class FastEncoder:
             x = torch.where(keep[..., None], x, 0)
         locations: Locations | None = None
         if self.encoder.attention_pooler is not None:
-            grid = shape[1], shape[2]
-            places = tables.grid_places(grid, step, self.config.positions).to(x.device)
-            positions = places.repeat_interleave(shape[3] * shape[4], 0)[None]
-            valid = None if keep is None else keep | ~keep.any(dim=1, keepdim=True)
-            with torch.autocast(x.device.type, self.backend.dtype, self._is_half()):
-                found = self.encoder.attention_pooler(
-                    x,
-                    positions,
-                    valid,
-                    grid_hw=grid,
-                    queries_per_patch=patch_size // (location_query_patch_size or patch_size),
-                    step=step * self.config.positions.coordinate_scale,
-                )
-            locations = Locations(
-                tokens=found.tokens.float(),
-                positions=found.positions,
-                student=None if found.student is None else found.student.float(),
+            window = WindowShape(
+                grid_hw=(shape[1], shape[2]),
+                times=shape[3],
+                n_sets=shape[4],
+                queries_per_patch=patch_size // (location_query_patch_size or patch_size),
+                step=step * self.config.positions.coordinate_scale,
             )
+            locations = self._locations(x, keep, window)
         tokens = self._split(x.view(shape), values)
         if visible is None:
             visible = {
@@ -154,6 +163,29 @@ class FastEncoder:
             for n_sets in (len(self.config.band_sets[name]) for name in values)
         ]
         return self.backend.pool(x, torch.cat(shares).repeat(shape[3]))
+
+    def _locations(self, x: Tensor, keep: Tensor | None, window: WindowShape) -> Locations:
+        """What the pooler makes of fp32 tokens [B, N, D], in fp32."""
+        if self.backend.pooler is not None:
+            return self.backend.pooler(x, keep, window)
+        places = location_positions(window.grid_hw, 1, window.step, x.device).flatten(0, 1)
+        positions = places.repeat_interleave(window.times * window.n_sets, 0)[None]
+        valid = None if keep is None else keep | ~keep.any(dim=1, keepdim=True)
+        pooler = cast(AttentionPooler, self.encoder.attention_pooler)
+        with torch.autocast(x.device.type, self.backend.dtype, self._is_half()):
+            found = pooler(
+                x,
+                positions,
+                valid,
+                grid_hw=window.grid_hw,
+                queries_per_patch=window.queries_per_patch,
+                step=window.step,
+            )
+        return Locations(
+            tokens=found.tokens.float(),
+            positions=found.positions,
+            student=None if found.student is None else found.student.float(),
+        )
 
     def _samples_at_once(self, values: Mapping[str, Tensor], patch_size: int) -> int:
         """Samples of a batch that go through the blocks together on a CPU."""
@@ -225,3 +257,24 @@ class FastEncoder:
 
     def _is_half(self) -> bool:
         return self.backend.dtype != torch.float32
+
+
+def _join(parts: list[EncoderOutput]) -> EncoderOutput:
+    """Outputs of parts of a batch as one."""
+    first = parts[0]
+    locations = first.locations
+    if locations is not None:
+        found = [part.locations for part in parts if part.locations is not None]
+        student = None
+        if locations.student is not None:
+            student = torch.cat([one.student for one in found if one.student is not None])
+        locations = Locations(
+            tokens=torch.cat([one.tokens for one in found]),
+            positions=torch.cat([one.positions for one in found]),
+            student=student,
+        )
+    return EncoderOutput(
+        tokens={name: torch.cat([part.tokens[name] for part in parts]) for name in first.tokens},
+        visible={name: torch.cat([part.visible[name] for part in parts]) for name in first.visible},
+        locations=locations,
+    )

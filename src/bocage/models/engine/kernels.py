@@ -94,15 +94,55 @@ def attention(
     return out
 
 
-def rotate_qk_(qkv: Tensor, heads: int, rotation: Rotation, order: TokenOrder) -> None:
-    """Turn q and k of fp32 qkv [B, N, 3 D] in place; channel pairs of a head are (k, k + K)."""
-    n_batch, n_tokens, width = qkv.shape
-    library().bocage_rotate_qk(
-        _pointer(qkv),
+def reading(
+    queries: Tensor,
+    longest: Tensor,
+    kv: Tensor,
+    rotation: Rotation | None,
+    order: TokenOrder,
+    *,
+    n_queries: int,
+) -> Tensor:
+    """Attention [B, n_queries, D] of queries that all samples share over bf16 kv [B, N, 2 D].
+
+    ``queries`` bf16 [M, n_queries padded to 16, 2 K] are turned and times log2(e) / sqrt(2 K), the
+    longest of each head is ``longest`` fp32 [M]; no length of ``order`` is 0.
+    """
+    n_batch, n_tokens, width = kv.shape
+    heads, _, head_width = queries.shape
+    out = torch.empty(n_batch, n_queries, width // 2, dtype=torch.bfloat16)
+    failed = library().bocage_reading(
+        _pointer(queries),
+        _pointer(longest),
+        _pointer(kv),
+        _pointer(out),
+        n_batch,
+        n_queries,
+        n_tokens,
+        heads,
+        head_width,
+        None if order.lengths is None else _pointer(order.lengths),
+        *_rotation_arguments(rotation, order),
+    )
+    if failed:
+        raise RuntimeError(f"no attention kernel for heads of width {head_width}")
+    return out
+
+
+def rotate_(x: Tensor, heads: int, rotation: Rotation, order: TokenOrder, *, n_parts: int) -> None:
+    """Turn all but the last of the parts of fp32 x [B, N, n_parts D] in place: (q,) k, v.
+
+    Channel pairs of a head are (k, k + K).
+    """
+    n_batch, n_tokens, width = x.shape
+    library().bocage_rotate_parts(
+        _pointer(x),
         n_batch,
         n_tokens,
         heads,
-        width // 3 // heads,
+        width // n_parts // heads,
+        n_parts,
+        n_parts - 1,
         *_rotation_arguments(rotation, order),
     )
 

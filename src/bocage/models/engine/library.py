@@ -28,7 +28,8 @@ FLAGS = ("-O3", "-std=c++17", "-march=sapphirerapids", "-fopenmp", "-shared", "-
 _I, _P, _F = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS = {
     "attention": [_P, _P, *[_I] * 4, *[_P] * 7, _I, _P, _P, _I],
-    "rotate_qk": [_P, *[_I] * 4, *[_P] * 4, _I, _P, _P, _I],
+    "reading": [*[_P] * 4, *[_I] * 5, *[_P] * 5, _I, _P, _P, _I],
+    "rotate_parts": [_P, *[_I] * 6, *[_P] * 4, _I, _P, _P, _I],
     "patch_pixels": [_P, _P, *[_I] * 11, *[_P] * 7, _I, _I, _P, _P],
     "product": [*[_P] * 5, *[_I] * 5, _F, _I],
     "norm_pool": [_P, _P, *[_I] * 4, _P, _P, _P, _F],
@@ -75,7 +76,7 @@ def library() -> ctypes.CDLL:
         function = getattr(opened, f"bocage_{name}")
         function.argtypes = arguments
         function.restype = None
-    opened.bocage_attention.restype = ctypes.c_int
+    opened.bocage_attention.restype = opened.bocage_reading.restype = ctypes.c_int
     if opened.bocage_request_tiles() != 0:
         raise RuntimeError("the system does not grant the AMX tile registers")
     return opened

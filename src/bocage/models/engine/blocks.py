@@ -1,0 +1,164 @@
+"""Transformer blocks and linear maps on kernels of our own; see ``cpu.py``.
+
+Axes: B batch, N tokens, M heads, K channel pairs of a head, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bocage.models.attention import Block
+from bocage.models.engine import kernels
+from bocage.models.engine.kernels import Rotation, TokenOrder
+
+
+class FastBlock:
+    """One transformer block."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        attention, mlp = block.attn, block.mlp
+        self.heads = attention.heads
+        self.epsilon = block.norm1.eps
+        self.qkv = PackedLinear(*fold_norm(block.norm1, *merge_qkv(block)), dtype)
+        self.proj = PackedLinear(attention.proj.weight, attention.proj.bias, dtype)
+        self.fc1 = PackedLinear(*fold_norm(block.norm2, mlp.fc1.weight, mlp.fc1.bias), dtype)
+        self.fc2 = PackedLinear(mlp.fc2.weight, mlp.fc2.bias, dtype)
+
+    def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
+        """Tokens [B, N, D] to [B, N, D]."""
+        qkv = self.qkv(x, norm_epsilon=self.epsilon)
+        x = self.proj(self._attend(qkv, rotation, order), plus=x)
+        hidden = self.fc1(x, norm_epsilon=self.epsilon, gelu=True)
+        return self.fc2(hidden, plus=x)
+
+    def _attend(self, qkv: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
+        if qkv.dtype == torch.bfloat16:
+            return kernels.attention(qkv, self.heads, rotation, order)
+        if rotation is not None:
+            kernels.rotate_(qkv, self.heads, rotation, order, n_parts=3)
+        n_batch, n_tokens, _ = qkv.shape
+        q, k, v = qkv.view(n_batch, n_tokens, 3, self.heads, -1).transpose(1, 3).unbind(2)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=padding_mask(order))
+        return out.transpose(1, 2).reshape(n_batch, n_tokens, -1)
+
+
+class Int8Block:
+    """One transformer block with its linear maps in int8: one scale per token and per channel.
+
+    Tokens stay bfloat16. A product leaves oneDNN as bfloat16 without its token's scale and its
+    bias; whatever reads it next applies both.
+    """
+
+    def __init__(self, block: Block) -> None:
+        attention, mlp = block.attn, block.mlp
+        self.heads = attention.heads
+        self.epsilon = block.norm1.eps
+        self.qkv = Int8Linear(*fold_norm(block.norm1, *merge_qkv(block)))
+        self.proj = Int8Linear(attention.proj.weight, attention.proj.bias)
+        self.fc1 = Int8Linear(*fold_norm(block.norm2, mlp.fc1.weight, mlp.fc1.bias))
+        self.fc2 = Int8Linear(mlp.fc2.weight, mlp.fc2.bias)
+
+    def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
+        """Tokens [B, N, D] to [B, N, D], in place."""
+        codes, scale = kernels.quantize(x, norm_epsilon=self.epsilon)
+        attended = kernels.attention(
+            self.qkv(codes), self.heads, rotation, order, rescale=(scale, self.qkv.bias)
+        )
+        codes, scale = kernels.quantize(attended)
+        codes, scale = kernels.quantize(
+            x,
+            add=self.proj(codes),
+            rescale=(scale, self.proj.bias),
+            norm_epsilon=self.epsilon,
+        )
+        hidden = self.fc1(codes)
+        codes, scale = kernels.quantize(hidden, rescale=(scale, self.fc1.bias), gelu=True)
+        return kernels.add_(x, self.fc2(codes), (scale, self.fc2.bias))
+
+
+class Int8Linear:
+    """A linear map of int8 codes; weights have one scale per output channel."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """Weight [n_out, n_in], bias [n_out]."""
+        weight = weight.detach().float()
+        self.scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-20)
+        codes = (weight / self.scale[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(codes, [1024, weight.shape[1]])
+        self.zero = torch.zeros(len(weight), dtype=torch.int32)
+        self.bias = bias.detach().float().contiguous()
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """bf16 [..., n_out] of codes [..., n_in], to be rescaled by the scale of each row."""
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            codes,
+            1.0,
+            0,
+            self.weight,
+            self.scale,
+            self.zero,
+            None,
+            1.0,
+            0,
+            torch.bfloat16,
+            "none",
+            [],
+            "",
+        )
+        return out
+
+
+class PackedLinear:
+    """A linear map whose weight is laid out once for the kernel; fp32 or bf16 in and out."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        """Weight [n_out, n_in], bias [n_out]."""
+        self.weight = kernels.pack_weight(weight, dtype)
+        self.bias = bias.detach().float().contiguous()
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        norm_epsilon: float | None = None,
+        gelu: bool = False,
+        plus: Tensor | None = None,
+    ) -> Tensor:
+        """Map x [..., n_in] to [..., n_out]; see ``kernels.product`` for the rest."""
+        return kernels.product(
+            x, self.weight, self.bias, norm_epsilon=norm_epsilon, gelu=gelu, plus=plus
+        )
+
+
+def padding_mask(order: TokenOrder) -> Tensor | None:
+    """True where torch's attention may read [B, 1, 1, N]; None if that is everywhere."""
+    if order.lengths is None:
+        return None
+    counts = order.lengths.clamp(min=1)  # a sample without tokens reads its padding
+    return (torch.arange(order.time.shape[1]) < counts[:, None])[:, None, None]
+
+
+def merge_qkv(block: Block) -> tuple[Tensor, Tensor]:
+    """Weight [3 D, D] and bias [3 D]; channel pairs (2k, 2k + 1) of q and k become (k, k + K).
+
+    The order of channels within a head does not change a score, and halves load faster than pairs.
+    """
+    q, k, v = block.attn.q, block.attn.k, block.attn.v
+    order = halves(block.attn.heads, block.attn.head_width)
+    return (
+        torch.cat([q.weight[order], k.weight[order], v.weight]),
+        torch.cat([q.bias[order], k.bias[order], v.bias]),
+    )
+
+
+def halves(heads: int, head_width: int) -> Tensor:
+    """Index [D] that brings channel pairs (2k, 2k + 1) of each head to (k, k + K)."""
+    pairs = torch.arange(heads * head_width).view(heads, head_width // 2, 2)
+    return pairs.transpose(1, 2).flatten()
+
+
+def fold_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear map that follows a norm, with the norm's own folded in."""
+    return weight * norm.weight, bias + weight @ norm.bias
