@@ -140,7 +140,6 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     from bocage.mapping import EmbedConfig, check_request, make_plan, time_window, window_encoder
     from bocage.mapping import embed as embed_stack
     from bocage.models import load_model
-    from bocage.models.bundled import BUNDLED, notice
 
     sources = options["source"] or []
     if not (sources or options["catalog"]) or (options["out"] is None and not dry_run):
@@ -170,8 +169,8 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
 
         stack = composite(stack, period=options["composite"])
     weights = None if options["weights"] in {"random", "none"} else options["weights"]
-    # Said below, louder.
-    logging.getLogger("bocage.models.load").setLevel(logging.ERROR)
+    if weights is None:  # said below, louder
+        logging.getLogger("bocage.models.load").setLevel(logging.ERROR)
     model = load_model(
         options["model"],
         weights=weights,
@@ -184,8 +183,6 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
             fg="yellow",
             err=True,
         )
-    if model.name in BUNDLED:
-        typer.secho(notice(model.name), fg="yellow", err=True)
     typer.echo(f"{model.name}: {model.description}")
     if dry_run:
         plan = make_plan(stack, model, settings)

@@ -26,7 +26,7 @@ for command in (build, convert, describe):
 
 @pretrain.command()
 def run(  # noqa: PLR0917 - typer makes options of defaults
-    samples: Annotated[Path, typer.Argument(help="Store or official folder of samples.")],
+    samples: Annotated[list[Path], typer.Argument(help="Stores, or official folders of samples.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; an earlier one goes on.")],
     release: Annotated[str, typer.Option(help="v1, v1.1, v1.2 or v1.3.")] = "v1.2",
     size: Annotated[str, typer.Option(help="nano, tiny, small, base or large.")] = "nano",
@@ -50,6 +50,9 @@ def run(  # noqa: PLR0917 - typer makes options of defaults
     whiten: Annotated[
         bool, typer.Option(help="Start from decorrelated bands; helps short runs.")
     ] = False,
+    max_bad_share: Annotated[
+        float, typer.Option(help="More damaged samples than this share stop the run.")
+    ] = 0.01,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp2 (under torchrun).")] = "auto",
     workers: Annotated[int, typer.Option(help="Loader workers.")] = 1,
@@ -77,6 +80,7 @@ def run(  # noqa: PLR0917 - typer makes options of defaults
     from bocage.pretrain.export import export as write_model
     from bocage.pretrain.loop import RunOptions
     from bocage.pretrain.loop import pretrain as train
+    from bocage.pretrain.sources import open_samples
 
     recipe = ablated_recipe(
         ablation,
@@ -93,6 +97,7 @@ def run(  # noqa: PLR0917 - typer makes options of defaults
         data_seed=data_seed,
         flips=flips,
         whiten=whiten,
+        max_bad_share=max_bad_share,
     )
     if dry_run:
         typer.echo(json.dumps(recipe.to_json(), indent=1))
@@ -111,7 +116,8 @@ def run(  # noqa: PLR0917 - typer makes options of defaults
         power_w=power,
         grid_g_per_kwh=grid,
     )
-    result = train(recipe, samples, out, options=options)
+    data = open_samples(samples[0] if len(samples) == 1 else samples)
+    result = train(recipe, data, out, options=options)
     if not result.writes:
         return
     typer.echo(
@@ -160,7 +166,7 @@ def _say(written: object) -> None:
 
 @pretrain.command()
 def ablate(  # noqa: PLR0917
-    samples: Annotated[Path, typer.Argument(help="Store or official folder of samples.")],
+    samples: Annotated[list[Path], typer.Argument(help="Stores, or official folders of samples.")],
     out: Annotated[Path, typer.Option(help="Folder; one run below it for each choice.")],
     evaluate: Annotated[list[Path], typer.Option(help="Evaluation set; repeatable.")],
     choices: Annotated[str, typer.Option(help="Comma-separated names, or all.")] = "all",
@@ -173,6 +179,10 @@ def ablate(  # noqa: PLR0917
         str, typer.Option(help="bf16 (autocast), fp32, or auto: bf16 on a GPU.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of weights, masks, drops.")] = 12536,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak, for all choices.")] = None,
+    whiten: Annotated[
+        bool, typer.Option(help="Start from decorrelated bands; helps short runs.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(help="Loader workers.")] = 1,
 ) -> None:
@@ -181,11 +191,12 @@ def ablate(  # noqa: PLR0917
     from bocage.pretrain.ablate import ablate as run_all
     from bocage.pretrain.evaluation import read_evaluation_set
     from bocage.pretrain.loop import RunOptions
+    from bocage.pretrain.sources import open_samples
 
     sets = tuple(read_evaluation_set(path) for path in evaluate)
     rows = run_all(
         tuple(ABLATIONS) if choices == "all" else tuple(choices.split(",")),
-        samples,
+        open_samples(samples[0] if len(samples) == 1 else samples),
         out,
         release=release,
         size=size,
@@ -194,6 +205,8 @@ def ablate(  # noqa: PLR0917
         micro_batch_size=micro_batch_size,
         precision=_precision(precision, device),
         seed=seed,
+        learning_rate=learning_rate,
+        whiten=whiten,
         options=RunOptions(device=device, workers=workers, evaluation_sets=sets),
     )
     table = ablation_table(rows, sets)

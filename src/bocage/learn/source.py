@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +104,6 @@ def _embed(
     from bocage.models import load_model
 
     random = weights in {"random", "none"}
-    logging.getLogger("bocage.models.load").setLevel(logging.ERROR)  # said below, louder
     model = load_model(name, weights=None if random else weights)
     if random:
         say("RANDOM WEIGHTS: scores are a baseline, not a claim.")

@@ -257,7 +257,7 @@ class Loader:
                     piece = crop.values[name]
                     x[row, :, :, : piece.shape[2]] = normalize(name, piece)
             present[name] = torch.from_numpy(self._present(name, x, shape.patch_size))
-            x[np.isnan(x)] = 0.0
+            x[~np.isfinite(x)] = 0.0
             values[name] = torch.from_numpy(x)
         return Batch(
             values=values,
