@@ -26,6 +26,8 @@ from bocage.bench import (
 )
 from bocage.bench import encoder as encoder_module
 from bocage.bench.gate import check_gate
+from bocage.bench.inputs import make_inputs
+from bocage.bench.peer import official_encoder, official_forward
 from bocage.errors import ConfigError
 from bocage.models.encoder import Encoder
 from bocage.models.releases import find_release, release_config
@@ -100,6 +102,31 @@ def test_rows_hold_the_comparison(tmp_path: Path) -> None:
     machine = json.loads((tmp_path / "rows_hardware.json").read_text())
     assert machine["torch"] == torch.__version__
     assert "olmoearth-v1.2-nano" in format_rows(rows)
+
+
+@pytest.mark.slow
+def test_rows_of_v1_3_read_the_student() -> None:
+    job = EncoderBenchmark(
+        models=("olmoearth-v1.3-base",),
+        shapes=(Shape(size_px=16, times=2, patch_size=4),),
+        precisions=("bf16",),
+        batch_sizes=(1,),
+        compile=(True, False),
+        repeats=1,
+        seconds=0.0,
+    )
+    release = find_release("olmoearth-v1.3-base")
+    assert release is not None
+    official = official_encoder("v1.3", "base", 0)
+    inputs = make_inputs(
+        job.shapes[0], 1, release.config, scene=None, seed=0, device=torch.device("cpu")
+    )
+    with torch.inference_mode():
+        forward = official_forward(official, inputs.values, inputs.timestamps, 4, "fp32")
+        assert forward().shape == (1, 4, 4, 128)
+    rows = list(run_encoder_benchmark(job))
+    assert [row["implementation"] for row in rows] == ["official", "bocage", "bocage"]
+    assert all(row["gate"].startswith("passed") for row in rows)
 
 
 def test_a_row_that_fails_its_gate_is_not_reported(

@@ -99,15 +99,23 @@ def scenes(size_px: int, times: int) -> Tensor:
 def test_int8_passes_its_gate_on_real_scenes(size: str, window: tuple[int, int, int]) -> None:
     size_px, times, patch_size = window
     values, dates = {"sentinel2_l2a": scenes(size_px, times)}, random_dates(4, times)
-    for version in ("v1.2",) if size == "base" else ("v1",):
+    for version in ("v1.2", "v1.3") if size == "base" else ("v1",):
         plain, official = pair(version, size)
         with torch.no_grad():
-            expected = official.encoder(
+            output = official.encoder(
                 official_sample(values, dates), patch_size=patch_size, fast_pass=True
-            )["tokens_and_masks"].sentinel2_l2a
+            )
+        expected = output["tokens_and_masks"].sentinel2_l2a
         fast = fast_encoder(plain, precision="int8")
         assert fast is not None
-        ours = fast(values, dates, patch_size).tokens["sentinel2_l2a"]
+        found = fast(values, dates, patch_size)
+        if found.locations is not None:
+            student = found.locations.student
+            cosine = functional.cosine_similarity(
+                output["student_location_tokens"], student, dim=-1
+            )
+            assert cosine.mean() >= INT8_MEAN_COSINE
+        ours = found.tokens["sentinel2_l2a"]
         cosine = functional.cosine_similarity(expected, ours, dim=-1)
         assert cosine.mean() >= INT8_MEAN_COSINE
         alone = fast({"sentinel2_l2a": values["sentinel2_l2a"][2:3]}, dates[2:3], patch_size)
@@ -262,6 +270,7 @@ def test_the_pooler_with_tied_widths(precision: str) -> None:
         fast = fast_encoder(plain, precision=precision)
         assert fast is not None
         assert (fast.backend.pooler is not None) == (depth == 1)
+        assert ("plain modules, because it reads 2 times" in fast.description) == (depth == 2)
         with torch.no_grad():
             expected = plain(values, dates, 4).locations
         found = fast(values, dates, 4).locations
@@ -518,20 +527,31 @@ def test_without_a_compiler_the_plain_encoder_runs_and_says_so(
 def test_auto_says_what_it_picked_and_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = torch.device("cpu")
+    nano, base = pair("v1.2", "nano")[0], pair("v1.2", "base")[0]
     monkeypatch.setattr(build, "cpu_flags", lambda: frozenset({"amx_bf16"}))
-    assert build.choose_precision("auto", device) == ("bf16", "the processor has AMX")
+    monkeypatch.setattr(build.cpu, "why_unsuited", lambda *_: None)
+    assert build.choose_precision("auto", nano)[0] == "bf16"
+    assert "width 128" in build.choose_precision("auto", nano)[1]
+    assert build.choose_precision("auto", base)[0] == "int8"
+    assert "cosine" in build.choose_precision("auto", base)[1]
+    assert build.choose_precision("auto", base, False)[0] == "bf16"
+    assert build.choose_precision("fp32", base) == ("fp32", "as asked")
+    monkeypatch.setattr(build.cpu, "why_unsuited", lambda *_: "there is no compiler")
+    assert build.choose_precision("auto", base)[0] == "bf16"
     monkeypatch.setattr(build, "cpu_flags", frozenset)
-    assert build.choose_precision("auto", device)[0] == "fp32"
+    assert build.choose_precision("auto", base)[0] == "fp32"
     with pytest.raises(ConfigError, match="precision='half'"):
-        build.choose_precision("half", device)
+        build.choose_precision("half", nano)
     monkeypatch.undo()
     with caplog.at_level(logging.INFO):
         found = fast_encoder(pair("v1.2", "nano")[0])
     if found is not None:
         assert found.description in caplog.text
     encoder = pair("v1.2", "nano")[0]
-    model = Model(encoder, name="m", weights_id="random:0", precision="auto")
+    with caplog.at_level(logging.INFO):
+        model = Model(encoder, name="m", weights_id="random:0", precision="auto")
+    assert f"m runs in {model.precision}: " in caplog.text
     assert model.description.startswith(model.precision)
+    assert model._precision_reason in model.description
     plain = Model(encoder, name="m", weights_id="random:0", precision="fp32", compile=False)
-    assert plain.description == "fp32, plain encoder on cpu"
+    assert plain.description == "fp32, plain encoder on cpu (as asked)"

@@ -10,7 +10,7 @@ import torch
 
 from bocage import load_model
 from bocage.errors import BocageWarning, ConfigError, InputError
-from bocage.models.model import Model
+from bocage.models.model import Model, spread_pixels
 from bocage.models.releases import release_config
 from bocage.sensors import SENSORS
 
@@ -135,6 +135,32 @@ def test_mixed_precision_is_close_to_fp32(model: Model) -> None:
 def test_imagery_that_does_not_fit(model: Model, x: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         encode(model, x)
+
+
+@pytest.mark.parametrize("wrong_batch", [0, 1, 6])
+def test_windows_of_every_batch_are_checked_for_units(model: Model, wrong_batch: int) -> None:
+    encode_windows = model.window_encoder(patch_size=8)
+    rng = np.random.default_rng(0)
+    stamps = np.array([[[1, 6, 2024]]] * 3)
+    for batch in range(wrong_batch + 1):
+        x = rng.gamma(2, 600, (3, 1, 12, 64, 64)).astype(np.float32)
+        if batch < wrong_batch:
+            assert encode_windows({"sentinel2_l2a": x}, stamps).shape[:3] == (3, 8, 8)
+    with pytest.raises(InputError, match="look like reflectance"):
+        encode_windows({"sentinel2_l2a": x / 10_000}, stamps)
+    unchecked = model.window_encoder(patch_size=8, check_units=False)
+    assert unchecked({"sentinel2_l2a": x / 10_000}, stamps).shape[:3] == (3, 8, 8)
+
+
+@pytest.mark.parametrize("shape", [(8, 160, 160, 1, 2), (1, 1, 1, 1, 2), (900, 8, 8, 12, 2)])
+def test_pixels_to_check_are_spread_over_every_window(shape: tuple[int, ...]) -> None:
+    x = np.zeros(shape, np.float32)
+    picked = spread_pixels(x, 2048)
+    assert picked.shape[0] == shape[0]
+    assert picked.size > 0
+    n = picked[..., 0].size
+    assert n <= 4 * 2048 or picked.shape[1:3] == (1, 1)
+    assert n >= min(1024, x[..., 0].size)
 
 
 def test_units_are_not_checked_on_request(model: Model) -> None:

@@ -24,8 +24,9 @@ from bocage.bench.machine import PeakMemory, matmul_peak, synchronize
 from bocage.bench.peer import official_encoder, official_forward, with_weights_of
 from bocage.bench.work import Shape, multiply_adds
 from bocage.errors import ConfigError
+from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
-from bocage.models.engine import fast_encoder
+from bocage.models.engine import FastEncoder, fast_encoder
 from bocage.models.load import random_encoder
 from bocage.models.releases import Release, find_release
 from bocage.types import PathLike
@@ -170,11 +171,7 @@ def _ways(
         description = "plain encoder"
         if engine is not None:
             description = engine.description
-
-            def forward(engine: Any = engine) -> Tensor:
-                pooled: Tensor = engine.pooled(values, stamps, patch_size)
-                return pooled
-
+            forward = engine_forward(engine, inputs, patch_size, plain.config)
         yield Way(
             implementation="bocage",
             precision=precision,
@@ -188,14 +185,33 @@ def _ways(
 def plain_forward(
     plain: Encoder, inputs: Inputs, patch_size: int, precision: str
 ) -> Callable[[], Tensor]:
-    """The plain encoder and its mean map."""
+    """The plain encoder and its map: the student of v1.3, otherwise the mean."""
 
     def forward() -> Tensor:
         device = inputs.timestamps.device.type
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            tokens = plain(inputs.values, inputs.timestamps, patch_size).tokens
-            means = [x.float().mean(dim=(3, 4)) for x in tokens.values()]
+            output = plain(inputs.values, inputs.timestamps, patch_size)
+            if output.locations is not None and output.locations.student is not None:
+                student: Tensor = output.locations.student
+                return student.float()
+            means = [x.float().mean(dim=(3, 4)) for x in output.tokens.values()]
             return torch.stack(means).mean(dim=0)
+
+    return forward
+
+
+def engine_forward(
+    engine: FastEncoder, inputs: Inputs, patch_size: int, config: ModelConfig
+) -> Callable[[], Tensor]:
+    """The engine and the same map."""
+
+    def forward() -> Tensor:
+        if config.pooler is None or not config.pooler.student_dims:
+            return engine.pooled(inputs.values, inputs.timestamps, patch_size)
+        locations = engine(inputs.values, inputs.timestamps, patch_size).locations
+        assert locations is not None
+        assert locations.student is not None
+        return locations.student
 
     return forward
 

@@ -65,11 +65,18 @@ def official_sample(values: dict[str, Tensor], timestamps: Tensor) -> Any:
 
 
 def official_forward(
-    official: Any, values: dict[str, Tensor], timestamps: Tensor, patch_size: int, precision: str
+    official: Any,
+    values: dict[str, Tensor],
+    timestamps: Tensor,
+    patch_size: int,
+    precision: str,
+    *,
+    mean: bool = False,
 ) -> Forward:
-    """The call to time: the fast path without masks, then the mean map [B, h, w, D].
+    """The call to time: the fast path without masks, then the map [B, h, w, D].
 
-    bf16 is autocast, the package's documented way.
+    The map is the mean, or the student of v1.3 unless ``mean``. bf16 is autocast, the package's
+    documented way.
     """
     sample = official_sample(values, timestamps)
     device = timestamps.device.type
@@ -77,7 +84,11 @@ def official_forward(
     def forward() -> Tensor:
         half = precision == "bf16"
         with torch.autocast(device, torch.bfloat16) if half else nullcontext():
-            tokens = official(sample, patch_size=patch_size, fast_pass=True)["tokens_and_masks"]
+            output = official(sample, patch_size=patch_size, fast_pass=True)
+            student: Tensor | None = output.get("student_location_tokens")
+            if student is not None and not mean:
+                return student.float()
+            tokens = output["tokens_and_masks"]
             means = [getattr(tokens, name).mean(dim=(3, 4)) for name in values]
             return torch.stack(means).mean(dim=0)
 
