@@ -172,8 +172,11 @@ def finish_block(
                 finished = _unpack(part["own"], scale)
             _add_border(sums, other, part["weighted"], part["weight"])
     rows, cols = territory.within(sums.region)
-    x = divide(sums.weighted[:, rows, cols], sums.weight[rows, cols])
+    x = np.empty((dims, *territory.shape_yx), np.float32)
     x[(slice(None), *own.within(territory))] = finished
+    border = np.ones(territory.shape_yx, bool)
+    border[own.within(territory)] = False
+    x[:, border] = divide(sums.weighted[:, rows, cols][:, border], sums.weight[rows, cols][border])
     return x
 
 
@@ -188,7 +191,9 @@ def _unpack(stored: CodeArray, scale: float | None) -> FloatArray:
 def divide(weighted: FloatArray, weight: NDArray[np.float32]) -> FloatArray:
     """Weighted sums to means, NaN where nothing counted."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(weight > 0, weighted / weight, np.float32(np.nan)).astype(np.float32)
+        x: FloatArray = weighted / weight
+    x[:, weight <= 0] = np.nan
+    return x
 
 
 def _add_border(sums: BlockSums, other: Block, values: FloatArray, weights: FloatArray) -> None:

@@ -97,6 +97,22 @@ class Encoded:
         return torch.where(seen[..., None], x, torch.nan)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """Inputs that have been checked, on the device."""
+
+    values: dict[str, Tensor]
+    """Per sensor [B, H, W, T, C]; normalized but for the sensors in ``raw``."""
+
+    timestamps: Tensor
+
+    visible: dict[str, Tensor] | None
+    """Tokens [B, h, w, T, S] that have data; None if all have."""
+
+    raw: frozenset[str]
+    """Sensors where nothing is missing, which the engine normalizes as it reads."""
+
+
 class Model:
     """An OlmoEarth encoder with its rules for units, dates and missing data."""
 
@@ -221,7 +237,7 @@ class Model:
         any sample; the result is that of the sample alone. Raises InputError on shapes, dates and
         units that do not fit.
         """
-        values, stamps, visible, raw = self._read(
+        read = self._read(
             inputs,
             timestamps,
             patch_size=patch_size,
@@ -229,32 +245,7 @@ class Model:
             check_units=check_units,
             query_size=location_query_patch_size,
         )
-        query_size = location_query_patch_size
-        with self._autocast():
-            if self.engine is not None:
-                output = self.engine(
-                    values,
-                    stamps,
-                    patch_size,
-                    visible=visible,
-                    location_query_patch_size=query_size,
-                    raw=raw,
-                )
-            else:
-                output = self.encoder(
-                    values,
-                    stamps,
-                    patch_size,
-                    visible=visible,
-                    location_query_patch_size=query_size,
-                )
-        locations = output.locations
-        return Encoded(
-            tokens=output.tokens,
-            visible=output.visible,
-            locations=None if locations is None else locations.tokens,
-            student=None if locations is None else locations.student,
-        )
+        return self._encode(read, patch_size, location_query_patch_size)
 
     @torch.no_grad()
     def encode_grid(
@@ -268,25 +259,38 @@ class Model:
         location_query_patch_size: int | None = None,
     ) -> Tensor:
         """The embedding map [B, r_h, r_w, D] alone: ``encode(...).grid(output)`` with less work."""
-        if self.output_name(output) == "pooled" and self.engine is not None:
-            values, stamps, visible, raw = self._read(
-                inputs,
-                timestamps,
-                patch_size=patch_size,
-                normalize=True,
-                check_units=check_units,
-                query_size=location_query_patch_size,
-            )
-            if visible is None:
-                return self.engine.pooled(values, stamps, patch_size, raw=raw)
-        encoded = self.encode(
+        output = self.output_name(output)
+        read = self._read(
             inputs,
             timestamps,
             patch_size=patch_size,
+            normalize=True,
             check_units=check_units,
-            location_query_patch_size=location_query_patch_size,
+            query_size=location_query_patch_size,
         )
-        return encoded.grid(output)
+        if output == "pooled" and self.engine is not None and read.visible is None:
+            return self.engine.pooled(read.values, read.timestamps, patch_size, raw=read.raw)
+        return self._encode(read, patch_size, location_query_patch_size).grid(output)
+
+    def _encode(self, read: _Read, patch_size: int, query_size: int | None) -> Encoded:
+        arguments: dict[str, Any] = {
+            "visible": read.visible,
+            "location_query_patch_size": query_size,
+        }
+        with self._autocast():
+            if self.engine is not None:
+                output = self.engine(
+                    read.values, read.timestamps, patch_size, raw=read.raw, **arguments
+                )
+            else:
+                output = self.encoder(read.values, read.timestamps, patch_size, **arguments)
+        locations = output.locations
+        return Encoded(
+            tokens=output.tokens,
+            visible=output.visible,
+            locations=None if locations is None else locations.tokens,
+            student=None if locations is None else locations.student,
+        )
 
     def _read(
         self,
@@ -297,12 +301,7 @@ class Model:
         normalize: bool,
         check_units: bool,
         query_size: int | None,
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor] | None, frozenset[str]]:
-        """Checked values, stamps, and visible tokens (None: all) on the device.
-
-        Values are normalized but for the sensors named last: where nothing is missing, the engine
-        normalizes as it reads.
-        """
+    ) -> _Read:
         if not isinstance(inputs, Mapping) or len(inputs) == 0:
             raise InputError(
                 got="no inputs" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}",
@@ -350,7 +349,12 @@ class Model:
                 name: visible.get(name, self._all(x, name, patch_size))
                 for name, x in values.items()
             }
-        return values, stamps.to(self.device), visible or None, frozenset(raw)
+        return _Read(
+            values=values,
+            timestamps=stamps.to(self.device),
+            visible=visible or None,
+            raw=frozenset(raw),
+        )
 
     def window_encoder(
         self,
