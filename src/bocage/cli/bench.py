@@ -29,7 +29,7 @@ def encoder(  # noqa: PLR0917 - typer makes options of defaults
     times: Annotated[list[int], typer.Option(help="Timesteps, one per size.")] = [1],  # noqa: B006
     patch_size: Annotated[list[int], typer.Option(help="One per size.")] = [8],  # noqa: B006
     sensors: Annotated[str, typer.Option(help="Comma-separated.")] = "sentinel2_l2a",
-    precision: Annotated[str, typer.Option(help="Comma-separated: fp32, bf16, int8.")] = "fp32,bf16",
+    precision: Annotated[str, typer.Option(help="Of fp32, bf16, int8.")] = "fp32,bf16",
     batch: Annotated[str, typer.Option(help="Comma-separated batch sizes.")] = "1,8",
     plain: Annotated[bool, typer.Option(help="Time the plain encoder too.")] = False,
     peer: Annotated[bool, typer.Option(help="Time the official package in turn.")] = True,
