@@ -43,8 +43,8 @@ def load_model(
     called like a published model. ``weights``: ``"hub"`` takes the
     official file (for a folder: the file in it), a path takes that file, None takes random
     weights from ``seed``. ``precision``: ``"fp32"``, ``"bf16"`` (weights too; norms, softmax and
-    rotations stay fp32), ``"int8"`` (tiny and larger, CPUs with AMX), or ``"auto"``: bf16 where
-    the device has it.
+    rotations stay fp32), ``"int8"`` (base and larger, CPUs with AMX), or ``"auto"``: the
+    fastest that passes its gate here.
     ``compile``: ``"auto"`` builds the fast engine where there is a compiler, True insists on it,
     False runs the plain encoder; ``model.engine.description`` says what was picked and why.
 
