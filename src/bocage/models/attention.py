@@ -105,7 +105,8 @@ class Attention(nn.Module):
         else:
             (q,) = self._parts((self.q,), x, positions, n_turned=1)
             k, v = self._parts((self.k, self.v), context, context_positions, n_turned=1)
-        projected: Tensor = self.proj(grouped_attention(q, k, v, groups).flatten(1))
+        attended = grouped_attention(q, k, v, groups).flatten(1)
+        projected: Tensor = self.proj(attended.to(x.dtype))
         return projected
 
     def _parts(
@@ -117,6 +118,8 @@ class Attention(nn.Module):
         parts: Tensor = functional.linear(x, weight, bias).unflatten(
             -1, (len(layers), self.heads, -1)
         )
+        if parts.device.type == "cpu":
+            parts = parts.float()  # what grouped_attention works in there; one cast, not six
         if positions is None:
             return parts.unbind(1)
         return turn(parts, positions, self.frequencies(), n_turned)
@@ -125,12 +128,12 @@ class Attention(nn.Module):
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[RowGroup]) -> Tensor:
     """Attention [n, M, hd] of unpadded q [n, M, hd] over k and v [m, M, hd], row by row.
 
-    On a CPU it runs in fp32: torch's bf16 gradient of attention took 83 % of a training step there.
+    On a CPU it runs and answers in fp32: torch's bf16 gradient of attention took 83 % of a training
+    step there.
     """
-    dtype = q.dtype
-    if q.device.type == "cpu" and dtype != torch.float32:
+    if q.device.type == "cpu" and (q.dtype != torch.float32 or torch.is_autocast_enabled("cpu")):
         with torch.autocast("cpu", enabled=False):
-            return grouped_attention(q.float(), k.float(), v.float(), groups).to(dtype)
+            return grouped_attention(q.float(), k.float(), v.float(), groups)
     asked = [g.n_rows * g.n_queries for g in groups]
     read = [g.n_rows * g.n_read for g in groups]
     parts = zip(groups, q.split(asked), k.split(read), v.split(read), strict=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ from bocage.models.attention import Block
 from bocage.models.config import ModelConfig, PositionConfig
 from bocage.models.encodings import CompositeEncodings
 from bocage.models.packing import plan_packing
-from bocage.models.patch_embedding import PatchEmbeddings
+from bocage.models.patch_embedding import PatchEmbeddings, resized_patches
 from bocage.models.pooler import AttentionPooler, Locations
 from bocage.models.rope import days_since_first, grid_positions
-from bocage.models.selection import Selection, row_groups
+from bocage.models.selection import Selection, row_groups, select
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,9 @@ class Encoder(nn.Module):
         [R, C] per sensor, ``branch_scale`` [depth, 2, R].
         """
         step = input_res_m * patch_size / 10
-        x = self.patch_embeddings.embed(patches, selection, band_keep)[selection.source]
+        x = self.patch_embeddings.embed(patches, selection, band_keep)
+        if len(selection.picked) > 1:
+            x = x.index_select(0, selection.source)
         x = x + self.composite_encodings.at(selection, timestamps, step)
         positions = row_positions(self.config.positions, selection, timestamps, step)
         groups = row_groups(selection.counts, selection.counts)
@@ -181,6 +184,66 @@ class Encoder(nn.Module):
                 step=step * self.config.positions.coordinate_scale,
             )
         return EncodedRows(tokens=x, selection=selection, locations=locations)
+
+    def encode_for_training(
+        self,
+        values: Mapping[str, Tensor],
+        timestamps: Tensor,
+        patch_size: int,
+        *,
+        visible: Mapping[str, Tensor] | None = None,
+        input_res_m: float = 10.0,
+        location_query_patch_size: int | None = None,
+    ) -> EncoderOutput:
+        """The same as ``forward``, in the way whose gradients are cheap.
+
+        Stochastic depth is drawn here, as the blocks would.
+        """
+        sensors = [m for m in self.config.modalities if m in values]
+        base = self.config.base_patch_size
+        patches = {m: resized_patches(values[m], base, patch_size) for m in sensors}
+        masks = {}
+        for m in sensors:
+            shape = (*patches[m].shape[:4], len(self.config.band_sets[m]))
+            seen = torch.ones(shape, dtype=torch.bool) if visible is None else visible[m]
+            masks[m] = seen.cpu()
+        device = timestamps.device
+        n_samples = len(timestamps)
+        selection = select(masks, torch.arange(n_samples)).to(device)
+        encoded = self.encode_rows(
+            patches,
+            selection,
+            timestamps,
+            patch_size,
+            branch_scale=self._draw_branch_scale(n_samples, device),
+            location_query_patch_size=location_query_patch_size,
+            input_res_m=input_res_m,
+        )
+        x = encoded.tokens
+        keep = torch.cat([mask.flatten(1) for mask in masks.values()], dim=1)
+        if not bool(keep.all()):
+            place = keep.flatten().nonzero()[:, 0].to(device)
+            x = x.new_zeros(keep.numel(), x.shape[-1]).index_copy(0, place, x)
+        return EncoderOutput(
+            tokens=split_tokens(
+                x.unflatten(0, keep.shape), {m: mask.shape for m, mask in masks.items()}
+            ),
+            visible={m: mask.to(device) for m, mask in masks.items()},
+            locations=encoded.locations,
+        )
+
+    def _draw_branch_scale(self, n_samples: int, device: torch.device) -> Tensor | None:
+        """Stochastic depth [depth, 2, B] of a training step: 0 skips a branch of a sample."""
+        shares = [cast("Block", block).drop_path for block in self.blocks]
+        if not self.training or not any(shares):
+            return None
+        scale = torch.ones(len(shares), 2, n_samples, device=device)
+        for branches, share in zip(scale, shares, strict=True):
+            if share:
+                # One draw a branch, as the blocks of ``forward`` draw: the same seed, the same run.
+                for branch in branches:
+                    branch.bernoulli_(1 - share).div_(1 - share)
+        return scale
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from bocage.models.config import ModelConfig
 from bocage.models.selection import Selection
+
+_PIECE = 256
+"""Patches whose hidden values, 2 to 4 MB, stay in the cache of a core."""
 
 
 class PatchEmbeddings(nn.Module):
@@ -117,17 +121,83 @@ class PatchEmbedding(nn.Module):
             weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
             return functional.linear(patches.flatten(1), weight, self.proj.bias)
         x = patches.flatten(1, 2)  # [n, 64, C]
-        for layer in self.pixel_proj:
-            if isinstance(layer, nn.Linear):
-                # The bias of all pixels at once: one of 12 channels at a time costs as much as
-                # the product (2 cores, fp32).
-                bias = layer.bias.repeat(x.shape[1])
-                x = functional.linear(x, layer.weight)
-                x = (x.flatten(1) + bias.to(x.dtype)).view_as(x)
-            else:
-                x = layer(x)
-        tokens: Tensor = self.proj(x.flatten(1))
+        if len(self.pixel_proj) == 2:
+            layer = cast("nn.Linear", self.pixel_proj[0])
+            parameters = (layer.weight, layer.bias, self.proj.weight, self.proj.bias)
+            projected: Tensor = _PixelNetwork.apply(x, *parameters)  # type: ignore[no-untyped-call]
+            return projected
+        tokens: Tensor = self.proj(self.pixel_proj(x).flatten(1))
         return tokens
+
+
+class _PixelNetwork(torch.autograd.Function):
+    """``linear(relu(linear(x)))`` of patches x [n, P, C], in pieces that fit the cache.
+
+    The pixels' hidden values (67 MB for 4096 patches of the tiny model) are computed again for the
+    gradient, not kept: they cost a fiftieth of the projection that reads them. Under autocast the
+    products run in its type, sums over pieces in fp32.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes them by position
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, projection: Tensor, offset: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, projection)
+        kind = x.device.type
+        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            w = _with_bias(weight, bias).to(ctx.dtype)
+            p, offset = projection.to(ctx.dtype), offset.to(ctx.dtype)
+            hidden = (_hidden(_with_one(piece, ctx.dtype), w) for piece in x.split(_piece(x)))
+            tokens = [functional.linear(h.view(-1, p.shape[1]), p, offset) for h in hidden]
+        return torch.cat(tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, projection = ctx.saved_tensors
+        n_bands = x.shape[2]
+        with torch.autocast(x.device.type, enabled=False):
+            w, p = _with_bias(weight, bias).to(ctx.dtype), projection.to(ctx.dtype)
+            by_w, by_p = torch.zeros_like(w, dtype=weight.dtype), torch.zeros_like(projection)
+            by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+            size = _piece(x)
+            for start in range(0, len(x), size):
+                piece = slice(start, start + size)
+                pixels, g = _with_one(x[piece], ctx.dtype), gradient[piece].to(ctx.dtype)
+                h = _hidden(pixels, w)
+                by_p += g.T @ h.view(len(g), -1)
+                g = torch.ops.aten.threshold_backward((g @ p).view_as(h), h, 0)
+                by_w += g.T @ pixels
+                if by_x is not None:
+                    by_x[piece] = (g @ w[:, :n_bands]).view_as(by_x[piece])
+            by_offset = gradient.float().sum(0)
+        return by_x, by_w[:, :n_bands], by_w[:, n_bands], by_p, by_offset
+
+
+def _with_one(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pixels [n P, C + 1] of patches x [n, P, C], with a channel of ones that carries the bias."""
+    out = x.new_ones(x.shape[0] * x.shape[1], x.shape[2] + 1, dtype=dtype)
+    out[:, :-1] = x.flatten(0, 1)
+    return out
+
+
+def _with_bias(weight: Tensor, bias: Tensor) -> Tensor:
+    """The bias as one more column."""
+    return torch.cat((weight, bias[:, None]), dim=1)
+
+
+def _hidden(pixels: Tensor, weight: Tensor) -> Tensor:
+    """Hidden values [n P, hidden] of ``_with_one``.
+
+    A bias of its own would be one of 12 channels at a time, and cost as much as the product.
+    """
+    return functional.linear(pixels, weight).relu_()
+
+
+def _piece(x: Tensor) -> int:
+    """Patches in one go: all on a GPU."""
+    return _PIECE if x.device.type == "cpu" else max(len(x), 1)
 
 
 def resized_patches(values: Tensor, base: int, patch_size: int) -> Tensor:

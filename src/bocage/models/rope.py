@@ -18,6 +18,9 @@ from bocage.errors import ModelError
 from bocage.models.config import PositionConfig
 
 DAYS_PER_YEAR = 365.25
+_PIECE = 2048
+"""Tokens that are turned in one go on a CPU."""
+
 _DAYS_BEFORE_MONTH = (0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334)
 
 
@@ -52,13 +55,20 @@ class _Turn(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, positions: Tensor, frequencies: Tensor, n_turned: int
     ) -> tuple[Tensor, ...]:
-        # Sums of products, as in rope_angles.
-        axes = zip(positions.unbind(1), frequencies.flatten(1), strict=True)
-        angles = torch.stack([p[:, None] * f for p, f in axes]).sum(0)
-        angles = angles.unflatten(1, frequencies.shape[1:])  # [n, M, K]
-        factors = torch.complex(angles.cos(), angles.sin())
+        own = frequencies.flatten(1)
         parts = x.unbind(1)
-        turned = tuple(_real(_complex(part) * factors, x.dtype) for part in parts[:n_turned])
+        turned = [torch.empty_like(part, dtype=torch.float32) for part in parts[:n_turned]]
+        shape = (len(x), *frequencies.shape[1:])
+        factors = torch.empty(shape, dtype=torch.complex64, device=x.device)  # [n, M, K]
+        for piece in _pieces(x):
+            # Sums of products, as in rope_angles.
+            angles = positions[piece, :1] * own[0]
+            for axis in range(1, len(own)):
+                angles.addcmul_(positions[piece, axis : axis + 1], own[axis])
+            torch.complex(angles.cos(), angles.sin(), out=factors[piece].flatten(1))
+            for part, out in zip(parts, turned, strict=False):
+                torch.mul(_complex(part[piece]), factors[piece], out=_complex(out[piece]))
+        turned = [part.to(x.dtype) for part in turned]
         ctx.save_for_backward(positions, factors, *turned)
         ctx.shape_dtype = x.shape, x.dtype
         return (*turned, *parts[n_turned:])
@@ -69,23 +79,34 @@ class _Turn(torch.autograd.Function):
         positions, factors, *turned = ctx.saved_tensors
         shape, dtype = ctx.shape_dtype
         out = torch.empty(shape, dtype=dtype, device=factors.device)
-        back = factors.conj_physical()
-        by_angle = None
-        for i, gradient in enumerate(gradients):
-            if i >= len(turned):
-                out[:, i] = gradient
-                continue
-            out[:, i] = _real(_complex(gradient) * back, dtype)
-            if ctx.needs_input_grad[2]:
-                # A turned pair moves at right angles to itself.
-                g, t = (y.float().unflatten(-1, (-1, 2)) for y in (gradient, turned[i]))
-                own = (g[..., 1] * t[..., 0]).addcmul_(g[..., 0], t[..., 1], value=-1)
-                by_angle = own if by_angle is None else by_angle.add_(own)
-        by_frequency = None
-        if by_angle is not None:
-            by_frequency = positions.T @ by_angle.flatten(1)
-            by_frequency = by_frequency.unflatten(1, by_angle.shape[1:])
-        return out, None, by_frequency, None
+        learned = ctx.needs_input_grad[2]
+        by_frequency = factors.real.new_zeros(positions.shape[1], 2 * factors[:1].numel())
+        for i in range(len(turned), len(gradients)):
+            out[:, i] = gradients[i]
+        # In pieces whose intermediate values stay in the cache of a core.
+        for piece in _pieces(factors):
+            back = factors[piece].conj_physical()
+            by_angle = None
+            for i, own in enumerate(turned):
+                g = _complex(gradients[i][piece])
+                if dtype == torch.float32:
+                    torch.mul(g, back, out=_complex(out[piece, i]))
+                else:
+                    out[piece, i] = _real(g * back, dtype)
+                if learned:
+                    # A turned pair moves at right angles to itself: the imaginary part counts.
+                    t = _complex(own[piece]).conj_physical()
+                    by_angle = t.mul_(g) if by_angle is None else by_angle.addcmul_(t, g)
+            if by_angle is not None:
+                by_frequency += positions[piece].T @ torch.view_as_real(by_angle).flatten(1)
+        imaginary = by_frequency.view(-1, *factors.shape[1:], 2)[..., 1]
+        return out, None, imaginary if learned else None, None
+
+
+def _pieces(x: Tensor) -> list[slice]:
+    """Slices of tokens; one on a GPU."""
+    size = _PIECE if x.device.type == "cpu" else max(len(x), 1)
+    return [slice(start, start + size) for start in range(0, len(x), size)]
 
 
 def _complex(x: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ class TokenNetwork(nn.Module):
     def read(self, inputs: Inputs) -> Features:
         """Features of the backbone; without gradients while it is frozen."""
         with self._gradients():
-            output = self.backbone(
+            learns = torch.is_grad_enabled()
+            encode = self.backbone.encode_for_training if learns else self.backbone
+            output = encode(
                 inputs.values,
                 inputs.timestamps,
                 self.patch_size,
