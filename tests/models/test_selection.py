@@ -97,10 +97,12 @@ def test_rows_of_equal_length_are_grouped() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["rope", "rope_3d_mixed"])
-@pytest.mark.parametrize("n_turned", [1, 2])
-def test_turning_equals_rotating_in_value_and_gradient(encoding: str, n_turned: int) -> None:
+@pytest.mark.parametrize(("n_turned", "n"), [(1, 7), (2, 7), (2, 5000)])  # one piece, several
+def test_turning_equals_rotating_in_value_and_gradient(
+    encoding: str, n_turned: int, n: int
+) -> None:
     config = PositionConfig(encoding=encoding)
-    heads, width, n = 3, 16, 7
+    heads, width = 3, 16
     generator = torch.Generator().manual_seed(0)
     positions = torch.randn(n, config.n_coordinates, generator=generator)
     if config.learned:
@@ -109,7 +111,8 @@ def test_turning_equals_rotating_in_value_and_gradient(encoding: str, n_turned: 
     else:
         frequencies = axial_frequencies(config, width)
     x = torch.randn(n, 3, heads, width, generator=generator, requires_grad=True)
-    weights = torch.randn(3, n, heads, width, generator=generator)
+    # A gradient of the frequencies sums over all tokens: its size, and its rounding, stay alike.
+    weights = torch.randn(3, n, heads, width, generator=generator) / (n / 7) ** 0.5
 
     ours = turn(x, positions, frequencies, n_turned)
     sum((w * part).sum() for w, part in zip(weights, ours, strict=True)).backward()
