@@ -20,7 +20,7 @@ from bocage.errors import BocageWarning
 SENSOR = "sentinel2_l2a"
 ASCENDING = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]
 INDIA = ["B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
-STEPS = 6000
+STEPS = 5000
 
 
 def build(data: Path, out: Path) -> None:

@@ -11,13 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.config import Config
 from safetensors.torch import save_file
 
 from bocage import list_models, load_model
-from bocage.errors import ConfigError, ModelError
+from bocage.errors import BocageError, ConfigError, ModelError
+from bocage.models.bundled import bundled_folder
 from bocage.models.checkpoint import weights_hash
 from bocage.models.config_json import config_to_json
 from bocage.models.load import read_pretraining_model
@@ -51,10 +53,25 @@ def _folder(tmp_path: Path, weights: dict[str, torch.Tensor]) -> Path:
 
 
 def test_names_of_all_published_models() -> None:
-    assert len(list_models()) == 12
+    assert list_models() == [*RELEASES, "bocage-nano"]
+    assert len(RELEASES) == 12
     assert find_release("allenai/OlmoEarth-v1_2-Tiny") is RELEASES["olmoearth-v1.2-tiny"]
     assert find_release("OlmoEarth-v1-Large") is RELEASES["olmoearth-v1-large"]
     assert find_release("olmoearth-v1.3-nano") is None
+
+
+def test_the_model_of_the_package_loads_offline_and_says_what_it_is(caplog, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = load_model("bocage-nano")
+    assert "small demonstration model" in caplog.text
+    assert model.weights_id == load_model("Bocage-Nano").weights_id
+    assert model.config.inputs == ("sentinel2_l2a",)
+    stamps = np.array([[[1, 6, 2020]]])
+    with pytest.raises(BocageError, match="sentinel1"):
+        model.encode({"sentinel1": np.full((1, 8, 8, 1, 2), -12.0, np.float32)}, stamps)
+    folder = bundled_folder("bocage-nano")
+    assert folder is not None
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 4e6
 
 
 @pytest.mark.parametrize(("version", "size"), COUNTS)

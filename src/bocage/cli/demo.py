@@ -10,7 +10,7 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("bocage-demo"),
-    model: Annotated[str, typer.Option(help="See `bocage models`.")] = "olmoearth-v1.2-nano",
+    model: Annotated[str, typer.Option(help="See `bocage models`.")] = "bocage-nano",
     weights: Annotated[str, typer.Option(help="hub, a file or folder, or random.")] = "hub",
     patch_size: Annotated[int, typer.Option(help="Pixels per cell, 1 to 8.")] = 8,
 ) -> None:

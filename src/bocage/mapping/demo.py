@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from bocage.errors import BocageWarning, ConfigError, ModelError
+from bocage.errors import BocageWarning, ConfigError
 from bocage.mapping.embed import embed
 from bocage.progress import format_bytes, size_on_disk
 
@@ -40,10 +40,7 @@ def run_demo(
     patch_size: int,
     say: Callable[[str], None],
 ) -> None:
-    """Embed the scene of the `demo` extra into ``out`` and say what was written.
-
-    Without network the weights are random, which is said loudly: the map then means nothing.
-    """
+    """Embed the scene of the `demo` extra into ``out`` and say what was written."""
     from bocage.embeddings import export_cog, preview
     from bocage.imagery import open_stack
     from bocage.models import load_model
@@ -53,18 +50,10 @@ def run_demo(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BocageWarning)
         stack = open_stack(folder, date=SCENE_DATE, level="L1C")
-    try:
-        network = load_model(model, weights=None if weights == "random" else weights)
-    except ModelError as error:
-        if weights != "hub":
-            raise
-        say(f"No weights from the hub: {error}")
-        network = load_model(model, weights=None)
+    network = load_model(model, weights=None if weights == "random" else weights)
     if network.weights_id.startswith("random"):
         say("")
-        say("  !!  RANDOM WEIGHTS: every step is real, but the map means nothing yet.  !!")
-        say("  !!  With network, or with --weights FOLDER, the same command makes a     !!")
-        say("  !!  map that does.                                                       !!")
+        say("  !!  RANDOM WEIGHTS: every step is real, but the map means nothing.  !!")
         say("")
     out.mkdir(parents=True, exist_ok=True)
     store = out / "scene.zarr"

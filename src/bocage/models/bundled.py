@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-BUNDLED: tuple[str, ...] = ()
+BUNDLED = ("bocage-nano",)
 """Names of the models whose weights are inside the package."""
 
 
