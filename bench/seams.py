@@ -14,6 +14,7 @@ from scene import open_scene
 import bocage
 from bocage.mapping import seam_figure
 from bocage.mapping.demo import scene_folder
+from bocage.models.bundled import BUNDLED
 
 
 def main():
@@ -29,7 +30,7 @@ def main():
         stack = stack.isel(y=slice(a.crop), x=slice(a.crop))
     print("model                    patch window halo  seam figure  cost")
     for name in a.models:
-        model = bocage.load_model(name, weights=None)
+        model = bocage.load_model(name, weights="hub" if name in BUNDLED else None)
         for p in a.patch_sizes:
             for w in a.windows:
                 for h in a.halos:
