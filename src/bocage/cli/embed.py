@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,8 +168,6 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
 
         stack = composite(stack, period=options["composite"])
     weights = None if options["weights"] in {"random", "none"} else options["weights"]
-    if weights is None:  # said below, louder
-        logging.getLogger("bocage.models.load").setLevel(logging.ERROR)
     model = load_model(
         options["model"],
         weights=weights,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,7 +132,6 @@ def finetune(  # noqa: PLR0917 - one argument per option is how typer reads a co
     settings: dict[str, Any] = {k: v for k, v in options.items() if k in names}
     config = FinetuneConfig(**{**settings, "class_weights": _weights(class_weights)})
     crops = _crops(options)
-    logging.getLogger("bocage.models.load").setLevel(logging.ERROR)
     begin, chosen = _model(model, weights, new_head=new_head)
     if chosen is None:
         typer.secho(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -186,8 +185,6 @@ def _open(options: dict[str, Any]) -> tuple[Any, Any]:
             fix="pass --model, for example --model olmoearth-v1.2-nano",
         )
     random = options["weights"] in {"random", "none"}
-    if random:
-        logging.getLogger("bocage.models.load").setLevel(logging.ERROR)
     model = load_model(
         name,
         weights=None if random else options["weights"],

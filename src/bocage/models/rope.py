@@ -80,7 +80,7 @@ class _Turn(torch.autograd.Function):
         shape, dtype = ctx.shape_dtype
         out = torch.empty(shape, dtype=dtype, device=factors.device)
         learned = ctx.needs_input_grad[2]
-        by_frequency = factors.real.new_zeros(positions.shape[1], 2 * factors[:1].numel())
+        by_frequency = factors.real.new_zeros(positions.shape[1], 2 * factors.shape[1:].numel())
         for i in range(len(turned), len(gradients)):
             out[:, i] = gradients[i]
         # In pieces whose intermediate values stay in the cache of a core.
