@@ -310,3 +310,15 @@ def test_several_collections_are_one(samples):
         assert same(one.batch(step), two.batch(step))
     with pytest.raises(InputError, match=r"2 collections with samples of \[16, 32\] pixels"):
         open_samples([MemorySamples(samples), MemorySamples([make_sample(size_px=16)])])
+
+
+def test_infinite_values_are_missing_and_never_reach_the_network():
+    damaged = [make_sample(i, maps=()) for i in range(4)]
+    for sample in damaged:
+        for x in sample.values.values():
+            x[1::2, 1::2] = np.inf
+    loader = Loader(MemorySamples(damaged), FIXED, batch_size=4, seed=0)
+    for step in range(3):
+        batch = loader.batch(step)
+        assert all(x.abs().max() < 1e6 for x in batch.values.values())
+        assert any((x == 0).any() for x in batch.values.values())

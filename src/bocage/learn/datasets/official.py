@@ -2,7 +2,9 @@
 
 Their data are other people's and not part of this package. A task of this table can be named in a
 suite; it says clearly what is missing where it cannot run. Source: the evaluation configuration of
-the official repository (names, inputs, normalization, learning rate of the linear probe, metric).
+the official repository (names, inputs, classes, normalization, learning rate of the linear probe).
+It does not state the metrics of the rslearn tasks nor the image sizes of m_bigearthnet, gb2_benv2
+and gb2_treesatai: those were chosen here, so compare with published scores only after checking.
 """
 
 from __future__ import annotations
