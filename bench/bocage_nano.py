@@ -64,24 +64,29 @@ def build(data: Path, out: Path) -> None:
     save("scene", [scene], 128)
 
 
-def recipe(steps: int):
-    from bocage.pretrain.recipe import SAMPLING, make_recipe
+def recipe_options(steps: int) -> dict:
+    """What differs from the release, as options of make_recipe."""
+    from bocage.pretrain.recipe import SAMPLING
 
     small = replace(
         SAMPLING["v1.2"], patch_sizes=(2, 3, 4, 5, 6, 7, 8), sides=(4, 5, 6, 7, 8, 9, 10)
     )
-    return make_recipe(
-        "v1.2",
-        "nano",
-        steps=steps,
-        batch_size=32,
-        learning_rate=2e-3,
-        warmup_steps=200,
-        precision="fp32",
-        flips=True,
-        whiten=True,
-        sampling=small,
-    )
+    return {
+        "steps": steps,
+        "batch_size": 32,
+        "learning_rate": 2e-3,
+        "warmup_steps": 200,
+        "precision": "fp32",
+        "flips": True,
+        "whiten": True,
+        "sampling": small,
+    }
+
+
+def recipe(steps: int):
+    from bocage.pretrain.recipe import make_recipe
+
+    return make_recipe("v1.2", "nano", **recipe_options(steps))
 
 
 def train(samples: Path, run: Path, steps: int, minutes: float | None, evaluation: list[Path]):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bocage.embeddings.codecs import make_codec
-from bocage.embeddings.codecs.study.scores import true_neighbors
+from bocage.scoring.scores import true_neighbors
 from bocage.search.hamming import nearest_codes
 
 DATA = Path(os.environ.get("BOCAGE_DATA", Path(__file__).parents[2] / "shared" / "data"))
