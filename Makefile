@@ -31,7 +31,7 @@ test-backbones:
 	.venv-backbones/bin/python -m pytest tests/learn/finetune/test_backbones.py
 
 check: setup
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
