@@ -15,7 +15,7 @@ from bocage.learn.datasets.dataset import Dataset
 from bocage.learn.datasets.official import OFFICIAL
 from bocage.learn.datasets.ready import READY, read_dataset
 from bocage.learn.suite import TaskConfig, read_suite
-from bocage.learn.suite_run import _cell_labels, as_dataset_normalized, embed_dataset, run_suite
+from bocage.learn.suite_run import _cell_labels, dataset_rule, embed_dataset, run_suite
 from bocage.learn.suite_table import as_dict, markdown, mean_ranks, write
 from bocage.sensors import SENTINEL2_L2A
 
@@ -79,7 +79,8 @@ def test_a_suite_scores_models_beside_baselines(result):
     (task,) = result.tasks
     names = list(task.scores)
     assert names[:2] == ["olmoearth-v1.2-nano (random)", "the same again"]
-    assert names[2:] == ["raw bands, linear", "location only", "most frequent"]
+    baselines = ["raw bands, linear", "NDVI, NDWI, linear", "location only", "most frequent"]
+    assert names[2:] == baselines
     # Half of the features (the spread within patches) are noise, and samples are few.
     assert task.scores["raw bands, linear"]["accuracy"].value > 0.7
     assert task.scores["most frequent"]["accuracy"].value < 0.5
@@ -148,7 +149,8 @@ def test_the_models_see_the_statistics_of_the_data_set():
     rng = np.random.default_rng(0)
     x = rng.normal(300, 40, (5, 2, 12, 6, 6)).astype(np.float32)
     x[:, :, 3] = np.nan
-    changed = as_dataset_normalized("sentinel2_l2a", x)
+    factor, offset = dataset_rule("sentinel2_l2a", x)
+    changed = x * factor + offset
     own = SENTINEL2_L2A.bands
     for c, band in enumerate(own):
         if c == 3:
@@ -246,3 +248,42 @@ def test_worldcereal_has_months_with_holes_and_radar_in_decibels():
     assert -25 < np.nanmedian(s1[:, :, 1]) < np.nanmedian(s1[:, :, 0]) < 0
     assert np.bincount(found.y).min() >= 1 and len(found.classes) >= 3
     assert (np.diff(found.timestamps[:, :, 2] * 12 + found.timestamps[:, :, 1], axis=1) == 1).all()
+
+
+def test_a_suite_fine_tunes_on_the_same_folds(tmp_path):
+    write_folders(tmp_path / "data" / "patches", n=4)
+    text = SUITE.replace('[[tasks]]\nname = "mados"', "").replace(
+        'folds = "spatial"\nn_folds = 3\nblock_m = 10000',
+        'folds = "random"\nn_folds = 2\nfinetune = { epochs = 2, batch_size = 4 }',
+    )
+    text = text.replace(
+        '[[models]]\nname = "olmoearth-v1.2-nano"\nweights = "random"\ntitle = "the same again"', ""
+    )
+    (tmp_path / "s.toml").write_text(text)
+    said = []
+    found = run_suite(read_suite(tmp_path / "s.toml"), macs=lambda *_: 5, say=said.append)
+    name = "olmoearth-v1.2-nano (random)"
+    (task,) = found.tasks
+    assert list(task.scores)[:2] == [name, f"{name}, fine-tuned"]
+    n = [s.n for s in task.scores.values()]
+    assert set(n) == {12}  # everyone on the same samples
+    assert len([line for line in said if line.startswith("tuned")]) == 2
+    assert set(mean_ranks(found)) == {name, f"{name}, fine-tuned"}
+    assert {p.name for p in write(found, tmp_path / "out")} >= {"pareto.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{ epoch = 2 }", "finetune with epoch of task mine"),
+        ("{ patch_size = 2 }", "patch_size and seed"),
+        ("{ epochs = 0 }", "epochs=0"),
+    ],
+)
+def test_mistakes_in_fine_tuning_are_named_before_the_work(options, message, tmp_path):
+    (tmp_path / "s.toml").write_text(
+        SUITE.replace("n_folds = 3", f"n_folds = 3\nfinetune = {options}")
+    )
+    with pytest.raises(ConfigError) as told:  # there are not even data
+        run_suite(read_suite(tmp_path / "s.toml"))
+    assert message in str(told.value)

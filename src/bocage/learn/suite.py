@@ -79,6 +79,9 @@ class TaskConfig:
     pooling: tuple[str, ...] = ("mean", "max")
     """Cells to one vector per image; chosen on inner folds."""
 
+    finetune: Mapping[str, Any] | None = None
+    """Also fine-tune each model on the same folds; fields of FinetuneConfig, may be empty."""
+
     metric: str = "accuracy"
     folds: str = "spatial"
     n_folds: int = 5
@@ -99,6 +102,14 @@ class TaskConfig:
                 got=f"normalization {', '.join(self.normalization) or '(none)'} and pooling "
                 f"{', '.join(self.pooling) or '(none)'} of task {self.name}",
                 expected=f"at least one each, normalization of {', '.join(NORMALIZATIONS)}",
+                fix="correct the suite",
+            )
+        reserved = {"patch_size", "seed"} & set(self.finetune or {})
+        if reserved or not isinstance(self.finetune or {}, Mapping):
+            raise ConfigError(
+                got=f"finetune = {self.finetune} of task {self.name}",
+                expected='a table such as { epochs = 20, recipe = "plain" }; patch_size and seed '
+                "are the task's",
                 fix="correct the suite",
             )
 

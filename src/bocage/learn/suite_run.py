@@ -18,12 +18,14 @@ from bocage.learn.judge import Judge
 from bocage.learn.pooling import pool
 from bocage.learn.sample import Samples
 from bocage.learn.suite import PROTOCOLS, ModelConfig, Suite, TaskConfig
+from bocage.learn.suite_baselines import baselines
 from bocage.scoring.folds import Folds, make_folds
 from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bocage.learn.finetune import FinetuneConfig
     from bocage.mapping.plan import WindowModel
     from bocage.scoring.accumulator import Scores
     from bocage.types import FloatArray
@@ -35,6 +37,9 @@ Cache: TypeAlias = dict[tuple[Any, ...], dict[str, "FloatArray"]]
 
 BATCH_TOKENS = 16_384
 """Cells x dates x sensors encoded at once."""
+
+TUNED = ", fine-tuned"
+"""Added to the name of a model whose encoder learned too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,8 @@ def run_suite(
     """
     from bocage.models import load_model
 
+    for task in suite.tasks:
+        _tuning(task)  # mistakes before the work
     models: list[tuple[ModelConfig, Any]] = []
     for config in suite.models:
         weights = None if config.weights == "random" else config.weights
@@ -130,7 +137,6 @@ def run_task(
             say(f"embed    {task.label} with {config.label}")
             cache[key] = embed_dataset(task, dataset, model)
         features[config.label] = cache[key]
-    bands = _bands(task, dataset)
     usable = np.logical_and.reduce(
         [np.isfinite(x).all(axis=1) for variants in features.values() for x in variants.values()]
     )
@@ -160,12 +166,18 @@ def run_task(
     scores, choices = {}, {}
     for name, variants in features.items():
         kept = {key: x[keep] for key, x in variants.items()}
-        found = cross_validate(kept, target, folds, method, seed=task.seed)
-        scores[name] = judge.score(found.scores)
-        choices[name] = tuple(str(c) for c in found.choices)
+        probe = cross_validate(kept, target, folds, method, seed=task.seed)
+        scores[name] = judge.score(probe.scores)
+        choices[name] = tuple(str(c) for c in probe.choices)
+    if task.finetune is not None:
+        for config, model in models:
+            say(f"tune     {task.label}: {config.label}")
+            found = tune(task, dataset, folds, keep, model, say=say)
+            scores[config.label + TUNED] = judge.score(found)
     linear = PROTOCOLS["linear"][1 if dataset.task == "regression" else 0]
-    raw = cross_validate(bands[keep], target, folds, linear, seed=task.seed)
-    scores["raw bands, linear"] = judge.score(raw.scores)
+    for name, x in baselines(dataset, task.patch_size).items():
+        raw = cross_validate(x[keep], target, folds, linear, seed=task.seed)
+        scores[f"{name}, linear"] = judge.score(raw.scores)
     if folds.places is not None:
         scores["location only"] = judge.score(judge.by_location())
     scores["most frequent"] = judge.score(predict_most_frequent(target, folds))
@@ -179,12 +191,55 @@ def run_task(
                 dataset.n_times,
                 task.patch_size,
             )
+            if task.finetune is not None:
+                counted[config.label + TUNED] = counted[config.label]
     unit = "cells" if dataset.per_pixel else "images"
     about = f"{len(samples)} {unit} of {len(dataset.classes) or 'no'} classes; {folds.describe()}"
     if dataset.note:
         about += f"; {dataset.note}"
     say(f"scored   {task.label}: {about}")
     return TaskResult(task=task, about=about, scores=scores, choices=choices, macs=counted)
+
+
+def tune(
+    task: TaskConfig,
+    dataset: Dataset,
+    folds: Folds,
+    keep: NDArray[np.bool_],
+    model: Any,
+    *,
+    say: Callable[[str], None] = lambda _text: None,
+) -> NDArray[np.float64]:
+    """Scores [n, C] of the kept samples by networks fine-tuned on the other folds."""
+    from bocage.learn.finetune.crossval import cross_finetune
+
+    config = _tuning(task)
+    assert config is not None
+    return cross_finetune(
+        dataset,
+        folds,
+        np.flatnonzero(keep),
+        model,
+        config=config,
+        cell_labels=_all_cell_labels(task, dataset) if dataset.per_pixel else None,
+        say=say,
+    )
+
+
+def _tuning(task: TaskConfig) -> FinetuneConfig | None:
+    """The options of fine-tuning, checked; None without."""
+    if task.finetune is None:
+        return None
+    from bocage.learn.finetune import FinetuneConfig
+
+    unknown = task.finetune.keys() - FinetuneConfig.__dataclass_fields__.keys()
+    if unknown:
+        raise ConfigError(
+            got=f"finetune with {', '.join(sorted(unknown))} of task {task.name}",
+            expected=f"options among {', '.join(FinetuneConfig.__dataclass_fields__)}",
+            fix="check the spelling",
+        )
+    return FinetuneConfig(patch_size=task.patch_size, seed=task.seed, **task.finetune)
 
 
 def embed_dataset(task: TaskConfig, dataset: Dataset, model: Any) -> dict[str, FloatArray]:
@@ -194,10 +249,10 @@ def embed_dataset(task: TaskConfig, dataset: Dataset, model: Any) -> dict[str, F
     )
     variants: dict[str, FloatArray] = {}
     for normalization in task.normalization:
-        images = dataset.images
+        rules = {}
         if normalization == "dataset":
-            images = {name: as_dataset_normalized(name, x) for name, x in images.items()}
-        cells = _encode(encoder, images, dataset.timestamps, task.patch_size)
+            rules = {name: dataset_rule(name, x) for name, x in dataset.images.items()}
+        cells = _encode(encoder, dataset.images, dataset.timestamps, task.patch_size, rules)
         if dataset.per_pixel:
             variants[f"{normalization} statistics"] = cells.reshape(-1, cells.shape[-1])
             continue
@@ -210,27 +265,40 @@ def embed_dataset(task: TaskConfig, dataset: Dataset, model: Any) -> dict[str, F
     return variants
 
 
-def as_dataset_normalized(sensor: str, x: FloatArray) -> FloatArray:
-    """Images such that the model's own normalization gives them the data set's statistics.
+Rule: TypeAlias = tuple["FloatArray", "FloatArray"]
+"""Factor and offset per band, [T, C, H, W] by broadcasting."""
 
-    The models see (x - (m - 2 s)) / (4 s) with m and s of pretraining; here m and s of each band
-    become the data set's own. Taken over all images, without their labels.
+
+def dataset_rule(sensor: str, x: FloatArray) -> Rule:
+    """What turns images [n, T, C, H, W] into ones of which the model sees their own statistics.
+
+    The models see (x - (m - 2 s)) / (4 s) with m and s of pretraining; after x * factor + offset
+    m and s of each band are the data set's own. Taken over all images, without their labels.
     """
-    axes = (0, 1, 3, 4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a band that is not there
-        mean = np.nanmean(x, axis=axes, keepdims=True, dtype=np.float64)
-        std = np.nanstd(x, axis=axes, keepdims=True, dtype=np.float64)
     bands = SENSORS[sensor].bands
-    shape = (1, 1, len(bands), 1, 1)
-    own_mean = np.array([b.mean for b in bands]).reshape(shape)
-    own_std = np.array([b.std for b in bands]).reshape(shape)
-    safe = np.where(std > 0, std, 1)
-    return np.asarray((x - mean) / safe * own_std + own_mean, np.float32)
+    n, total, squares = (np.zeros(len(bands)) for _ in range(3))
+    own_mean, own_std = (np.array([getattr(b, k) for b in bands]) for k in ("mean", "std"))
+    for image in x:  # one at a time: the images may fill the memory
+        part = np.moveaxis(image, 1, 0).reshape(len(bands), -1) - own_mean[:, None]
+        valid = np.isfinite(part)
+        part = np.where(valid, part, 0)
+        n += valid.sum(axis=1)
+        total += part.sum(axis=1)
+        squares += (part**2).sum(axis=1)
+    mean = total / np.maximum(n, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(n, 1) - mean**2, 0))
+    factor = own_std / np.where(std > 0, std, 1)
+    offset = own_mean - (mean + own_mean) * factor
+    shape = (len(bands), 1, 1)
+    return factor.astype(np.float32).reshape(shape), offset.astype(np.float32).reshape(shape)
 
 
 def _encode(
-    encoder: Any, images: Mapping[str, FloatArray], timestamps: NDArray[np.int64], patch_size: int
+    encoder: Any,
+    images: Mapping[str, FloatArray],
+    timestamps: NDArray[np.int64],
+    patch_size: int,
+    rules: Mapping[str, Rule],
 ) -> FloatArray:
     """Cells [n, h, w, D]; images are padded with missing pixels to whole patches."""
     n, n_times, _, height, width = next(iter(images.values())).shape
@@ -244,32 +312,12 @@ def _encode(
             name: np.pad(x[at], pad, constant_values=np.nan) if any(map(any, pad)) else x[at]
             for name, x in images.items()
         }
+        part = {
+            name: x * rules[name][0] + rules[name][1] if name in rules else x
+            for name, x in part.items()
+        }
         found.append(encoder(part, timestamps[at]))
     return np.concatenate(found)
-
-
-def _bands(task: TaskConfig, dataset: Dataset) -> FloatArray:
-    """What the bands say without a model: their values on all dates, holes filled by the mean."""
-    parts = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all of a band or date may be missing
-        for x in dataset.images.values():
-            n, n_times, n_bands, height, width = x.shape
-            if dataset.per_pixel:
-                p = task.patch_size
-                h, w = -(-height // p), -(-width // p)
-                pad = ((0, 0), (0, 0), (0, 0), (0, h * p - height), (0, w * p - width))
-                cells = np.pad(x, pad, constant_values=np.nan)
-                cells = cells.reshape(n, n_times, n_bands, h, p, w, p)
-                mean = np.nanmean(cells, axis=(4, 6))
-                parts.append(np.moveaxis(mean, (3, 4), (1, 2)).reshape(n * h * w, -1))
-            else:
-                parts.append(np.nanmean(x, axis=(3, 4)).reshape(n, -1))
-                if height * width > 1:
-                    parts.append(np.nanstd(x, axis=(3, 4)).reshape(n, -1))
-        found = np.concatenate(parts, axis=1)
-        found = found[:, np.isfinite(found).any(axis=0)]
-        return np.where(np.isfinite(found), found, np.nanmean(found, axis=0)).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +342,7 @@ def _labels(task: TaskConfig, dataset: Dataset) -> tuple[NDArray[Any], _Where]:
         xy = np.full((n, 2), np.nan) if dataset.lonlat is None else dataset.lonlat
         return y, _Where(xy=xy, metres=False, group=group, split=dataset.split, labelled=valid)
     p = task.patch_size
-    y = np.stack([_cell_labels(image, p, len(dataset.classes)) for image in dataset.y])
+    y = _all_cell_labels(task, dataset)
     _, h, w = y.shape
     corner = np.zeros((n, 2)) if dataset.corner_xy_m is None else dataset.corner_xy_m
     step = p * dataset.pixel_m
@@ -307,6 +355,12 @@ def _labels(task: TaskConfig, dataset: Dataset) -> tuple[NDArray[Any], _Where]:
     return flat, _Where(
         xy=xy, metres=True, group=np.repeat(group, h * w), split=split, labelled=valid
     )
+
+
+def _all_cell_labels(task: TaskConfig, dataset: Dataset) -> NDArray[Any]:
+    """[n, h, w]."""
+    n_classes = len(dataset.classes)
+    return np.stack([_cell_labels(image, task.patch_size, n_classes) for image in dataset.y])
 
 
 def _cell_labels(image: NDArray[Any], p: int, n_classes: int) -> NDArray[Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.learn.suite_run import TUNED
+
 if TYPE_CHECKING:
     from bocage.learn.suite_run import SuiteResult, TaskResult
     from bocage.types import PathLike
@@ -23,7 +25,7 @@ def markdown(result: SuiteResult) -> str:
     lines += [f"| | {' | '.join(heads)} | mean rank | multiply-adds |"]
     lines += ["|---" * (len(heads) + 3) + "|"]
     ranks = mean_ranks(result)
-    rows = [*result.models]
+    rows = contenders(result)
     for task in tasks:
         rows += [name for name in task.scores if name not in rows]
     for name in rows:
@@ -44,12 +46,19 @@ def mean_ranks(result: SuiteResult) -> dict[str, float]:
     """Mean rank of each model over the tasks, 1 is best; equal scores share their ranks."""
     from scipy.stats import rankdata
 
-    table = []
+    names, table = contenders(result), []
     for task in result.tasks:
         sign = 1 if task.task.metric in LOWER_IS_BETTER else -1
-        scores = [sign * task.scores[m][task.task.metric].value for m in result.models]
+        scores = [sign * task.scores[m][task.task.metric].value for m in names]
         table.append(rankdata(scores))
-    return dict(zip(result.models, np.mean(table, axis=0).tolist(), strict=True))
+    return dict(zip(names, np.mean(table, axis=0).tolist(), strict=True))
+
+
+def contenders(result: SuiteResult) -> list[str]:
+    """Models, with frozen features and fine-tuned where every task has that."""
+    tuned = [name + TUNED for name in result.models]
+    names = [name for pair in zip(result.models, tuned, strict=True) for name in pair]
+    return [name for name in names if all(name in task.scores for task in result.tasks)]
 
 
 def as_dict(result: SuiteResult) -> dict[str, Any]:
@@ -94,30 +103,56 @@ def pareto(result: SuiteResult) -> bytes:
 
     from bocage.learn.report import import_figure
 
-    figure = import_figure()(figsize=(4.2 * len(result.tasks), 3.6), layout="constrained")
+    n = len(result.tasks)
+    figure = import_figure()(figsize=(1.2 + 3.8 * n, 4.6), layout="constrained")
+    names = contenders(result)
+    lines: dict[str, Any] = {}
     for i, task in enumerate(result.tasks):
-        axes = figure.add_subplot(1, len(result.tasks), i + 1)
-        for name in result.models:
+        axes = figure.add_subplot(1, n, i + 1)
+        for k, name in enumerate(names):
             score = task.scores[name][task.task.metric]
-            x = task.macs[name] / 1e9
+            # A tuned model costs as much as a frozen one: a little to the right, not on top.
+            x = task.macs[name] * (1.12 if name.endswith(TUNED) else 1)
             errors = np.nan_to_num([[score.value - score.low], [score.high - score.value]])
-            axes.errorbar(x, score.value, yerr=np.maximum(errors, 0), fmt="o", capsize=3)
-            axes.annotate(name, (x, score.value), textcoords="offset points", xytext=(5, 5))
-        for style, name in zip(("--", ":", "-."), _baselines(result, task), strict=False):
+            lines[name] = axes.errorbar(
+                x,
+                score.value,
+                yerr=np.maximum(errors, 0),
+                fmt="s" if name.endswith(TUNED) else "o",
+                color=f"C{k % 10}",
+                capsize=3,
+            )
+        for k, name in enumerate(_baselines(result, task)):
             value = task.scores[name][task.task.metric].value
-            axes.axhline(value, color="gray", ls=style, lw=1, label=name)
-        axes.set_xscale("log")
-        axes.set_xlabel("multiply-adds per image, billions")
+            style = ("--", ":", "-.", (0, (1, 4)))[k % 4]
+            lines[name] = axes.axhline(value, color="gray", ls=style, lw=1)
+        costs = [task.macs[name] for name in names]
+        _cost_axis(axes, min(costs), max(costs))
+        axes.set_xlabel("multiply-adds per image")
         axes.set_ylabel(task.task.metric)
         axes.set_title(task.task.label, fontsize=10)
-        axes.legend(fontsize=7)
+    figure.legend(
+        lines.values(), lines, loc="outside lower center", ncols=min(3, n + 1), fontsize=8
+    )
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()
 
 
+def _cost_axis(axes: Any, low: int, high: int) -> None:
+    """A logarithmic axis whose few labels are numbers with a unit, however narrow it is."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_xlim(low / 3, high * 3)
+    decades = np.log10(9 * high / low)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _at: _short(round(x))))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _baselines(result: SuiteResult, task: TaskResult) -> list[str]:
-    return [name for name in task.scores if name not in result.models]
+    return [name for name in task.scores if name not in contenders(result)]
 
 
 def _cell(task: TaskResult, name: str) -> str:
