@@ -19,7 +19,6 @@ import rasterio
 from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
 from bocage.change import ChangeConfig, fit_measure, open_pair
-from bocage.change.outputs import apply
 from bocage.errors import BocageWarning
 from bocage.learn.baselines import otsu
 from bocage.learn.crossval import Target, cross_validate
@@ -106,7 +105,7 @@ def main():
     everything = slice(0, 400), slice(0, 400)
     for method in ("magnitude", "cosine", "cva", "irmad"):
         measure = fit_measure(pair, ChangeConfig(method=method))
-        strength = apply(pair, measure, *everything)[0]
+        strength = measure.apply(*pair.read(*everything))[0]
         cut = otsu(np.sqrt(strength)) ** 2 if method == "irmad" else otsu(strength)
         rows.append((f"{method} of the bands", "none", scores(yes, strength[labelled], cut)))
     before, after = pair.read(*everything)

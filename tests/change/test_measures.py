@@ -11,7 +11,6 @@ from sklearn.preprocessing import StandardScaler
 from bocage.change import ChangeConfig, fit_measure, open_pair
 from bocage.change.irmad import fit_mad
 from bocage.change.moments import difference_moments, sample_pair
-from bocage.change.outputs import apply
 from bocage.errors import BocageWarning, InputError
 
 from .conftest import CHANGED, write_bands, write_store
@@ -20,7 +19,7 @@ from .conftest import CHANGED, write_bands, write_store
 def measured(pair, method, **options):
     measure = fit_measure(pair, ChangeConfig(method=method, **options))
     rows, cols = pair.grid.shape_yx
-    return measure, apply(pair, measure, slice(0, rows), slice(0, cols))
+    return measure, measure.apply(*pair.read(slice(0, rows), slice(0, cols)))
 
 
 @pytest.fixture

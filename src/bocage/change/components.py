@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.change.measure import Kept
 from bocage.change.moments import Advance, difference_moments
 from bocage.errors import ConfigError
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Components:
+class Components(Kept):
     """Projection of the difference: (after - before - mean) @ basis.
 
     Linear but for the mean, so averages of components are components of averages. The mean of the
     map's own difference is taken away: what changed everywhere (season, atmosphere) is 0.
+    Components @ basis + mean is the difference again, nearly.
     """
 
     mean: NDArray[np.float64]
@@ -47,10 +49,6 @@ class Components:
         """Components [k, h, w]."""
         d = (after - before).astype(np.float64) - self.mean[:, None, None]
         return np.tensordot(self.basis, d, axes=1).astype(np.float32)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Mean and basis: components @ basis + mean is the difference again, nearly."""
-        return {"mean": self.mean, "basis": self.basis, "explained": self.explained}
 
     def facts(self) -> dict[str, Any]:
         """Shares of the variance."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.change.measure import Kept
 from bocage.change.moments import (
     Advance,
     Moments,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangeVectors:
+class ChangeVectors(Kept):
     """Magnitude and direction of the difference of standardized bands.
 
     Each band of each date is brought to mean 0 and spread 1 first, so that haze, season and bright
@@ -34,8 +35,13 @@ class ChangeVectors:
     180 degrees everything darker.
     """
 
-    before: Moments
-    after: Moments
+    mean_before: NDArray[np.float64]
+    mean_after: NDArray[np.float64]
+    spread_before: NDArray[np.float64]
+    spread_after: NDArray[np.float64]
+    """Of each band [D]."""
+
+    n_cells: int
     name: str = "cva"
     bands: tuple[str, ...] = ("magnitude of change", "angle of change, degrees")
     is_linear: bool = False
@@ -43,25 +49,17 @@ class ChangeVectors:
 
     def apply(self, before: FloatArray, after: FloatArray) -> FloatArray:
         """Magnitude and angle [2, h, w]; the angle of no change is 90 degrees."""
-        d = _standardize(after, self.after) - _standardize(before, self.before)
+        d = _standardize(after, self.mean_after, self.spread_after)
+        d -= _standardize(before, self.mean_before, self.spread_before)
         length = np.sqrt(np.einsum("dhw,dhw->hw", d, d))
         with np.errstate(invalid="ignore", divide="ignore"):
             cosine = d.sum(axis=0) / (np.sqrt(len(d)) * length)
         cosine = np.where(length == 0, 0.0, np.clip(cosine, -1, 1))
         return np.stack([length, np.degrees(np.arccos(cosine))]).astype(np.float32)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Mean and spread of each band and date."""
-        return {
-            "mean_before": self.before.mean,
-            "mean_after": self.after.mean,
-            "spread_before": _spread(self.before),
-            "spread_after": _spread(self.after),
-        }
-
     def facts(self) -> dict[str, Any]:
         """How many cells the bands were standardized with."""
-        return {"n_cells": self.before.n}
+        return {"n_cells": self.n_cells}
 
 
 def fit_change_vectors(pair: Pair, advance: Advance = lambda _: None) -> ChangeVectors:
@@ -74,8 +72,14 @@ def fit_change_vectors(pair: Pair, advance: Advance = lambda _: None) -> ChangeV
         advance(1)
     before, after = sums
     if before is None or after is None:
-        raise nothing_shared(pair)
-    return ChangeVectors(before=before, after=after)
+        raise nothing_shared(pair.names)
+    return ChangeVectors(
+        mean_before=before.mean,
+        mean_after=after.mean,
+        spread_before=_spread(before),
+        spread_after=_spread(after),
+        n_cells=before.n,
+    )
 
 
 def _spread(m: Moments) -> NDArray[np.float64]:
@@ -83,5 +87,7 @@ def _spread(m: Moments) -> NDArray[np.float64]:
     return np.where(spread > 0, spread, 1.0)
 
 
-def _standardize(x: FloatArray, m: Moments) -> NDArray[np.float64]:
-    return np.asarray((x - m.mean[:, None, None]) / _spread(m)[:, None, None], np.float64)
+def _standardize(
+    x: FloatArray, mean: NDArray[np.float64], spread: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.asarray((x - mean[:, None, None]) / spread[:, None, None], np.float64)

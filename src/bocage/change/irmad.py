@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.change.measure import Kept
 from bocage.change.moments import Advance, sample_pair, weighted_moments
 from bocage.errors import BocageWarning, InputError
 
@@ -36,7 +37,7 @@ _LEAST_CELLS_PER_BAND = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mad:
+class Mad(Kept):
     """MAD variates: (after - mean) @ b - (before - mean) @ a, standardized, and their chi-square.
 
     Band 1 is the chi-square number, band 2 the probability of change that belongs to it.
@@ -75,16 +76,6 @@ class Mad:
         flat = [np.asarray(x.reshape(d, -1).T, np.float64) for x in (before, after)]
         z = self.chi_square(flat[0], flat[1])
         return np.stack([z, chi2.cdf(z, d)]).reshape(2, h, w).astype(np.float32)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Means and combinations of bands."""
-        return {
-            "mean_before": self.mean_before,
-            "mean_after": self.mean_after,
-            "a": self.a,
-            "b": self.b,
-            "correlations": self.correlations,
-        }
 
     def facts(self) -> dict[str, Any]:
         """Correlations and rounds."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -42,8 +43,22 @@ class Measure(Protocol):
         """What a person should know of the fit."""
 
 
+class Kept:
+    """A dataclass whose numbers and arrays are all that was fitted, and make it again."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What was fitted, to be kept beside the map; nothing where nothing was."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {k: np.asarray(v) for k, v in values.items() if type(v) in {np.ndarray, int}}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The same from its arrays."""
+        return cls(**{k: v if v.ndim else int(v) for k, v in arrays.items()})
+
+
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class Difference(Kept):
     """After minus before, dimension by dimension."""
 
     features: tuple[str, ...]
@@ -60,17 +75,13 @@ class Difference:
         """The difference."""
         return after - before
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Nothing."""
-        return {}
-
     def facts(self) -> dict[str, Any]:
         """Nothing."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magnitude:
+class Magnitude(Kept):
     """Length of the difference; of embeddings in their own units."""
 
     name: str = "magnitude"
@@ -83,17 +94,13 @@ class Magnitude:
         d = after - before
         return np.asarray(np.sqrt(np.einsum("dhw,dhw->hw", d, d))[None], np.float32)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Nothing."""
-        return {}
-
     def facts(self) -> dict[str, Any]:
         """Nothing."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class Cosine(Kept):
     """One minus the cosine between before and after: 0 the same direction, 2 the opposite.
 
     A vector of length zero has no direction: two of them are the same, one is at distance 1.
@@ -114,10 +121,6 @@ class Cosine:
         both = (squares[0] == 0) & (squares[1] == 0)
         distance = np.where(length == 0, np.where(both, 0.0, 1.0), distance)
         return distance[None].astype(np.float32)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Nothing."""
-        return {}
 
     def facts(self) -> dict[str, Any]:
         """Nothing."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from bocage.change.pair import Pair
 from bocage.errors import InputError
+from bocage.learn.predict.blocks import piece_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,10 +38,7 @@ class Moments:
 
 def side_cells(pair: Pair) -> int:
     """Side of the rectangles that are read at once: a power of two, 256 for up to 128 dims."""
-    side = 256
-    while side > 32 and side * side * len(pair.features) * 4 > _PIECE_BYTES:
-        side //= 2
-    return side
+    return piece_cells(len(pair.features), limit=_PIECE_BYTES, largest=256)
 
 
 def pieces(pair: Pair) -> Iterator[tuple[slice, slice]]:
@@ -97,7 +95,7 @@ def difference_moments(pair: Pair, advance: Advance = lambda _: None) -> Moments
             found = merge(found, weighted_moments(after - before))
         advance(1)
     if found is None:
-        raise nothing_shared(pair)
+        raise nothing_shared(pair.names)
     return found
 
 
@@ -118,14 +116,14 @@ def sample_pair(
         advance(1)
     before, after = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     if len(before) == 0:
-        raise nothing_shared(pair)
+        raise nothing_shared(pair.names)
     return before, after
 
 
-def nothing_shared(pair: Pair) -> InputError:
+def nothing_shared(names: tuple[str, str]) -> InputError:
     """No cell has data at both times."""
     return InputError(
-        got=f"no cell with data in both {pair.names[0]} and {pair.names[1]}",
+        got=f"no cell with data in both {names[0]} and {names[1]}",
         expected="some",
         fix="check clouds and nodata of both times",
     )

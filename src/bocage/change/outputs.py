@@ -1,4 +1,4 @@
-"""One pass over a pair with a fitted measure: strength, binary map, areas, style, picture."""
+"""From measured strengths to files: the map, the binary map, areas, style, picture."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import io
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bocage.change.config import ChangeConfig
 from bocage.change.measure import Measure
-from bocage.change.moments import sample_pair, side_cells
-from bocage.change.pair import Pair
+from bocage.change.moments import nothing_shared
 from bocage.change.result import ChangeResult
 from bocage.embeddings.atomic import write_file
+from bocage.embeddings.cog import own_grid
+from bocage.geo import Grid
 from bocage.learn.baselines import otsu
 from bocage.learn.predict.area import AreaTable, CellAreas, write_table
 from bocage.learn.predict.layer import Layer, LayerWriter, tiles
@@ -25,6 +26,9 @@ from bocage.learn.predict.style import write_class_style, write_ramp_style
 from bocage.progress import progress
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bocage.embeddings.lazy_raster import LazyRaster
     from bocage.types import FloatArray
 
 CHANGED = Legend.of(
@@ -41,12 +45,15 @@ STRENGTH_COLORS = ("#f7f7f7", "#fdd49e", "#fc8d59", "#d7301f", "#7f0000")
 SAMPLE_CELLS = 200_000
 """Cells that the threshold and the scale of int8 are chosen from."""
 
+SAMPLE_VALUES = 2**24
+"""No more values than this are sampled, where a cell has many."""
+
 _BEYOND = 1e-4
 """Share of sampled values that int8 may clip; the rest of the range is spent on them."""
 
 
 def write_outputs(
-    pair: Pair,
+    strengths: LazyRaster,
     measure: Measure,
     out: Path,
     config: ChangeConfig,
@@ -54,23 +61,27 @@ def write_outputs(
     tags: Mapping[str, str],
     show_progress: bool = False,
 ) -> ChangeResult:
-    """Write every file but the record; the pair is read once, tile by tile.
+    """Write every file but the record, tile by tile.
 
-    The threshold and the scale of int8 come from a sample of the map.
+    The threshold and the scale of int8 come from a sample of the map; InputError if it has no cell
+    with data.
     """
-    sampled = sample_strengths(pair, measure)
+    sampled = sample_strengths(strengths)
+    if not sampled.size:
+        raise nothing_shared((tags["BEFORE"], tags["AFTER"]))
+    grid = own_grid(strengths)
     threshold = _threshold(measure, config, sampled)
-    layers = _layers(pair, measure, out, config, tags, sampled, threshold)
-    table = AreaTable(legend=CHANGED, areas=CellAreas(pair.grid))
+    layers = _layers(grid, measure, out, config, tags, sampled, threshold)
+    table = AreaTable(legend=CHANGED, areas=CellAreas(grid))
     n_valid = n_cells = 0
     with ExitStack() as stack:
-        total = len(list(tiles(pair.grid.shape_yx)))
+        total = len(list(tiles(grid.shape_yx)))
         writers = [stack.enter_context(LayerWriter(layer)) for layer in layers]
         advance = stack.enter_context(
-            progress("mapping", total, unit="tiles", enabled=show_progress)
+            progress("writing", total, unit="tiles", enabled=show_progress)
         )
-        for rows, cols in tiles(pair.grid.shape_yx):
-            x = apply(pair, measure, rows, cols)
+        for rows, cols in tiles(grid.shape_yx):
+            x = strengths[0, :, rows, cols]
             valid = ~np.isnan(x[0])
             values = [x]
             if threshold is not None:
@@ -93,33 +104,20 @@ def write_outputs(
     return found
 
 
-def apply(pair: Pair, measure: Measure, rows: slice, cols: slice) -> FloatArray:
-    """The measure over a rectangle [B, h, w], in pieces that fit the memory."""
-    shape = (rows.stop - rows.start, cols.stop - cols.start)
-    out = np.empty((len(measure.bands), *shape), np.float32)
-    side = side_cells(pair)
-    for top in range(rows.start, rows.stop, side):
-        for left in range(cols.start, cols.stop, side):
-            r = slice(top, min(top + side, rows.stop))
-            c = slice(left, min(left + side, cols.stop))
-            x = measure.apply(*pair.read(r, c))
-            i, j = top - rows.start, left - cols.start
-            out[:, i : i + x.shape[1], j : j + x.shape[2]] = x
-    return out
-
-
-def sample_strengths(pair: Pair, measure: Measure) -> FloatArray:
-    """The measure of some cells with data [B, n], drawn evenly over the map."""
-    before, after = sample_pair(pair, SAMPLE_CELLS, seed=1)
+def sample_strengths(strengths: LazyRaster) -> FloatArray:
+    """Some cells with data [B, n], drawn evenly over the map; all if they are few."""
+    _, n_bands, n_rows, n_cols = strengths.shape
+    limit = min(SAMPLE_CELLS, SAMPLE_VALUES // n_bands)
+    share = min(1.0, limit / (n_rows * n_cols))
+    rng = np.random.default_rng(1)
     parts = []
-    for start in range(0, len(before), _ROWS):
-        rows = slice(start, start + _ROWS)
-        x = measure.apply(before[rows].T[:, None], after[rows].T[:, None])
-        parts.append(x[:, 0])
+    for rows, cols in tiles((n_rows, n_cols)):
+        x = strengths[0, :, rows, cols].reshape(n_bands, -1)
+        keep = ~np.isnan(x[0])
+        if share < 1:
+            keep &= rng.random(keep.size) < share
+        parts.append(x[:, keep])
     return np.concatenate(parts, axis=1)
-
-
-_ROWS = 16_384
 
 
 def _threshold(measure: Measure, config: ChangeConfig, sampled: FloatArray) -> float | None:
@@ -137,7 +135,7 @@ def _threshold(measure: Measure, config: ChangeConfig, sampled: FloatArray) -> f
 
 
 def _layers(  # noqa: PLR0917 - what one map consists of
-    pair: Pair,
+    grid: Grid,
     measure: Measure,
     out: Path,
     config: ChangeConfig,
@@ -145,13 +143,13 @@ def _layers(  # noqa: PLR0917 - what one map consists of
     sampled: FloatArray,
     threshold: float | None,
 ) -> list[Layer]:
-    first = Layer(path=out, grid=pair.grid, bands=measure.bands, tags=tags)
+    first = Layer(path=out, grid=grid, bands=measure.bands, tags=tags)
     if config.is_int8:
         scale = linear_scale(sampled)
         words = f"value = stored number x {scale:.9g}, -128 = no data"
         first = Layer(
             path=out,
-            grid=pair.grid,
+            grid=grid,
             bands=measure.bands,
             dtype="int8",
             scale=scale,
@@ -162,7 +160,7 @@ def _layers(  # noqa: PLR0917 - what one map consists of
         return [first]
     binary = Layer(
         path=out.with_name(f"{out.stem}.binary.tif"),
-        grid=pair.grid,
+        grid=grid,
         bands=("change",),
         dtype="uint8",
         nodata=CHANGED.nodata,
@@ -199,11 +197,16 @@ def _sidecars(
     if found.table:
         written.append(write_table(out.with_suffix(".area.csv"), found.table))
     if arrays := measure.arrays():
-        stored = io.BytesIO()
-        np.savez(stored, **arrays)  # type: ignore[arg-type]
-        write_file(out.with_suffix(".npz"), stored.getbuffer())
-        written.append(out.with_suffix(".npz"))
+        written.append(save_arrays(out.with_suffix(".npz"), arrays))
     if config.picture:
         picture = out.with_suffix(".png")
         written.append(draw(out, picture, limits=(low, high), colors=STRENGTH_COLORS))
     return written
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
+    """Write arrays by name in one step."""
+    stored = io.BytesIO()
+    np.savez(stored, **arrays)  # type: ignore[arg-type]
+    write_file(path, stored.getbuffer())
+    return path

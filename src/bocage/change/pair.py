@@ -51,6 +51,9 @@ class Pair:
     """What was opened."""
 
     is_embeddings: bool
+    contents: tuple[str, str] = ("", "")
+    """Changes with what is in a store or file, where that is known."""
+
     attrs: dict[str, Any] = field(default_factory=dict)
     """Of the later time: model, weights_id, patch_size, codec."""
 
@@ -113,6 +116,10 @@ class _Time:
     @property
     def year(self) -> int:
         return self.raster.years[self.index]
+
+    @property
+    def content(self) -> str:
+        return str(self.raster.attrs.get("fingerprint") or "")
 
 
 def _open(source: Any) -> _Time:
@@ -205,7 +212,10 @@ def _bands(path: str) -> Raster:
             ) from error
         return np.ma.filled(q.astype(np.float32), np.nan)
 
-    return Raster(read=read, grid=grid, features=names, years=(0,))
+    known = Path(path).stat() if Path(path).exists() else None
+    content = f"{known.st_size} bytes, {known.st_mtime_ns}" if known else ""
+    attrs = {"fingerprint": content}
+    return Raster(read=read, grid=grid, features=names, years=(0,), attrs=attrs)
 
 
 def _one_year(time: _Time, year: int | None, when: str) -> _Time:
@@ -270,6 +280,7 @@ def _join(before: _Time, after: _Time) -> Pair:
         years=(before.year, after.year),
         names=(before.name, after.name),
         is_embeddings=before.is_embeddings,
+        contents=(before.content, after.content),
         attrs=dict(after.raster.attrs),
     )
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from bocage.embeddings.cog import own_grid
 from bocage.errors import ConfigError, InputError
+from bocage.learn.predict.blocks import write_blocks
 from bocage.learn.predict.config import PredictConfig
+from bocage.learn.predict.lock import alone
 from bocage.learn.predict.predictor import Predictor, load_predictor
 from bocage.learn.predict.result import PredictResult
 from bocage.learn.predict.run import Run
-from bocage.learn.predict.scores import ScoreJob, choose_years, time_scores, write_scores
+from bocage.learn.predict.scores import ScoreJob, choose_years, time_scores
 from bocage.progress import format_duration
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def predict(
         show_progress=show_progress,
     )
     run.config.check_task(run.known.task)
-    with run.alone():
+    with alone(run.out):
         if isinstance(source, (str, Path)):
             return _predict_embeddings(str(source), run)
         return _predict_scene(source, run, model)
@@ -201,13 +203,13 @@ def _predict_embeddings(where: str, run: Run, *, planned: bool = False) -> Predi
             fix="give the scene instead, or a probe that was fitted on these embeddings",
         )
     job = _job(where, run)
-    done = run.finished(job.identity, job.grid.years)
+    done = run.finished(job.identity, job.years)
     if done is not None:
         return done
     if run.report is not None and not planned:
         run.report(_describe(job, run))
     start = time.perf_counter()
-    n_kept = write_scores(job, show_progress=run.show_progress)
+    n_kept = write_blocks(job.blocks, show_progress=run.show_progress)
     if n_kept and run.report is not None:
         run.report(f"resume   {n_kept} block(s) were scored before")
     run.seconds["scoring"] = time.perf_counter() - start
@@ -249,11 +251,11 @@ def _describe(job: ScoreJob, run: Run) -> str:
     rows, cols = job.raster.shape[2:]
     known = run.known
     shown = ", ".join(known.outputs[:8]) + (", ..." if len(known.outputs) > 8 else "")
-    years = ", ".join(str(y) if y else "unknown" for y in job.grid.years)
-    targets = ", ".join(str(p) for p in run.targets(job.grid.years))
+    years = ", ".join(str(y) if y else "unknown" for y in job.years)
+    targets = ", ".join(str(p) for p in run.targets(job.years))
     return "\n".join(
         [
-            f"input    {cols} x {rows} cells x {job.raster.shape[1]} dims, {job.grid.crs}, "
+            f"input    {cols} x {rows} cells x {job.raster.shape[1]} dims, {job.blocks.grid.crs}, "
             f"year(s) {years}",
             f"with     {known.name}: {known.task}, {shown}",
             f"output   {targets}"

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bocage.embeddings.atomic import PARTIAL_SUFFIX
 from bocage.embeddings.cog import own_grid
 from bocage.errors import StoreError
 from bocage.learn.predict import record
@@ -74,28 +70,6 @@ class Run:
             return None
         self.remove_temporary()
         return PredictResult(paths=tuple(targets), files=tuple(targets))
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Refuse to write one map from two processes; the lock dies with its process."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        path = self.out.with_name(f".{self.out.name}.lock")
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    got=f"{self.out}, which another process is writing",
-                    expected="one process per map",
-                    fix="wait for it, or choose another --out",
-                ) from error
-            for left in self.out.parent.glob(f".{self.out.stem}.*{PARTIAL_SUFFIX}"):
-                shutil.rmtree(left)  # what a killed run was writing
-            yield
-            path.unlink(missing_ok=True)
-        finally:
-            os.close(handle)
 
     def finish(self, store: Path, identity: dict[str, Any]) -> PredictResult:
         """Scores to files; removes the stores that are not needed any more."""
