@@ -55,8 +55,17 @@ def crop_scene(
             expected="classes for classification and segmentation, numbers for regression",
             fix="leave out --task, or name another column with --label",
         )
+    if crop_px < 1:
+        raise ConfigError(got=f"crop {crop_px}", expected="pixels, from 1", fix="correct --crop")
     raster = raster_of(stack)
-    cells, _ = locate(labels, raster, year=None, min_share=None)
+    cells, dropped = locate(labels, raster, year=None, min_share=None)
+    lost = [f"{n} {why}" for why, n in dropped.items() if n and why != "repeated"]
+    if lost:
+        warnings.warn(
+            f"left out of the labels: {', '.join(lost)}; {len(cells.row)} labelled pixels remain",
+            BocageWarning,
+            stacklevel=2,
+        )
     corners = (
         _around_shapes(cells, raster.grid.shape_yx, crop_px)
         if task == "classification"
@@ -154,7 +163,7 @@ def _lonlat(grid: Grid, kept: list[_Corner], size: int) -> NDArray[np.float64]:
     """Longitude and latitude of the middle of each crop."""
     from rasterio.warp import transform
 
-    middles = [grid.transform * (col + size / 2, row + size / 2) for row, col, _ in kept]
+    middles = [grid.transform @ (col + size / 2, row + size / 2) for row, col, _ in kept]
     xs, ys = zip(*middles, strict=True)
     lon, lat = transform(grid.crs, "EPSG:4326", list(xs), list(ys))
     return np.column_stack([lon, lat])

@@ -8,12 +8,14 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from bocage.learn.finetune.batches import Batches
 from bocage.learn.finetune.config import FinetuneConfig
+from bocage.learn.finetune.judge import choose_metric
 from bocage.learn.finetune.loop import describe
-from bocage.learn.finetune.losses import Loss
+from bocage.learn.finetune.losses import Loss, class_weights
 from bocage.learn.finetune.rates import make_optimizer
 from bocage.learn.finetune.start import start
 from bocage.learn.finetune.training_set import TrainingSet
@@ -32,6 +34,9 @@ def plan_finetune(
 ) -> str:
     """Parameters, steps, memory and time of a run as text; nothing is written."""
     config = config or FinetuneConfig()
+    choose_metric(data.task, config.metric)
+    counts = data.counts("train") if data.task.classes else np.zeros(0, np.int64)
+    weights_of_classes = class_weights(config.class_weights, counts, len(data.task.classes))
     begun = start(model, data, config, weights=weights)
     batches = Batches(data, config, begun.prepare)
     text = describe(data, begun, config, batches)
@@ -40,6 +45,7 @@ def plan_finetune(
     optimizer = make_optimizer(network, config)  # type: ignore[arg-type]  # the same network
     loss = Loss(
         data.task,
+        weights=weights_of_classes,
         target_mean=begun.description.target_mean,
         target_std=begun.description.target_std,
     )
