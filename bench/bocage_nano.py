@@ -91,7 +91,8 @@ def recipe(steps: int):
 
 def train(samples: Path, run: Path, steps: int, minutes: float | None, evaluation: list[Path]):
     from bocage.pretrain.evaluation import read_evaluation_set
-    from bocage.pretrain.loop import RunOptions, pretrain
+    from bocage.pretrain.loop import pretrain
+    from bocage.pretrain.run_options import RunOptions
     from bocage.pretrain.sources import open_samples
 
     options = RunOptions(

@@ -14,7 +14,7 @@ from bocage_nano import recipe_options
 
 from bocage.pretrain.ablate import ablate, ablation_table
 from bocage.pretrain.evaluation import read_evaluation_set
-from bocage.pretrain.loop import RunOptions
+from bocage.pretrain.run_options import RunOptions
 from bocage.pretrain.sources import open_samples
 
 CHOICES = ("full", "no_band_dropout", "naive_merge")

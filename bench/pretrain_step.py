@@ -208,7 +208,8 @@ def loading(path, size, n_batch, seconds, workers):
     """Share of the step time that a real run waits for data."""
     import tempfile
 
-    from bocage.pretrain.loop import RunOptions, pretrain
+    from bocage.pretrain.loop import pretrain
+    from bocage.pretrain.run_options import RunOptions
 
     recipe = make_recipe("v1.2", size, batch_size=n_batch, precision="fp32", steps=100_000)
     with tempfile.TemporaryDirectory() as folder:

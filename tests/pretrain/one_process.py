@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from bocage.pretrain.loop import RunOptions, pretrain
+from bocage.pretrain.loop import pretrain
+from bocage.pretrain.run_options import RunOptions
 from tests.pretrain.training_samples import SamplesInMemory, small_recipe
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from bocage.errors import ConfigError
 from bocage.pretrain.ablate import ABLATIONS, ablate, ablated_recipe, ablation_table
 from bocage.pretrain.evaluation import read_evaluation_set
-from bocage.pretrain.loop import RunOptions
+from bocage.pretrain.run_options import RunOptions
 
 from .test_evaluation import write
 from .training_samples import QUIET, SMALL, SamplesInMemory

@@ -15,7 +15,8 @@ from bocage.errors import ConfigError, ModelError, StoreError
 from bocage.models.load import read_pretraining_model
 from bocage.pretrain.checkpoint import latest_checkpoint
 from bocage.pretrain.export import export
-from bocage.pretrain.loop import RunOptions, pretrain
+from bocage.pretrain.loop import pretrain
+from bocage.pretrain.run_options import RunOptions
 
 from ..models.official import (
     TOLERANCE,

@@ -13,9 +13,10 @@ import torch
 
 from bocage.errors import ConfigError, ModelError
 from bocage.pretrain.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint
-from bocage.pretrain.loop import PretrainResult, RunOptions, pretrain
+from bocage.pretrain.loop import pretrain
 from bocage.pretrain.metrics_log import read_metrics
 from bocage.pretrain.recipe import Recipe
+from bocage.pretrain.run_options import PretrainResult, RunOptions
 
 from .training_samples import QUIET, SamplesInMemory, small_recipe
 

@@ -78,8 +78,8 @@ def run(  # noqa: PLR0917 - typer makes options of defaults
     from bocage.pretrain.energy import energy_table
     from bocage.pretrain.evaluation import read_evaluation_set
     from bocage.pretrain.export import export as write_model
-    from bocage.pretrain.loop import RunOptions
     from bocage.pretrain.loop import pretrain as train
+    from bocage.pretrain.run_options import RunOptions
     from bocage.pretrain.sources import open_samples
 
     recipe = ablated_recipe(
@@ -190,7 +190,7 @@ def ablate(  # noqa: PLR0917
     from bocage.pretrain.ablate import ABLATIONS, ablation_table
     from bocage.pretrain.ablate import ablate as run_all
     from bocage.pretrain.evaluation import read_evaluation_set
-    from bocage.pretrain.loop import RunOptions
+    from bocage.pretrain.run_options import RunOptions
     from bocage.pretrain.sources import open_samples
 
     sets = tuple(read_evaluation_set(path) for path in evaluate)

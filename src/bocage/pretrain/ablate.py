@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from bocage.errors import ConfigError
 from bocage.pretrain.checkpoint import MODEL, latest_checkpoint, load_tensors_of
 from bocage.pretrain.evaluation import EvaluationSet, embed, encoder_of, hits
-from bocage.pretrain.loop import PretrainResult, RunOptions, pretrain
+from bocage.pretrain.loop import pretrain
 from bocage.pretrain.recipe import FLIPS, OBJECTIVE, SAMPLING, Recipe, make_recipe
+from bocage.pretrain.run_options import PretrainResult, RunOptions
 from bocage.pretrain.sample import Samples
 from bocage.scoring.paired import bootstrap_interval
 from bocage.types import PathLike

@@ -11,16 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import statistics
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -44,8 +39,9 @@ from bocage.pretrain.distributed import (
     wait_for_all,
     whole,
 )
-from bocage.pretrain.energy import DEFAULT_GRID_G_PER_KWH, Energy, EnergyMeter
-from bocage.pretrain.evaluation import EvaluationSet, evaluate
+from bocage.pretrain.energy import Energy, EnergyMeter
+from bocage.pretrain.evaluation import evaluate
+from bocage.pretrain.interruption import asked_to_stop
 from bocage.pretrain.loader import Loader
 from bocage.pretrain.metrics_log import MetricsLog, draw_curves, read_metrics
 from bocage.pretrain.objective import Objective
@@ -58,6 +54,7 @@ from bocage.pretrain.optimizer import (
 )
 from bocage.pretrain.recipe import Recipe
 from bocage.pretrain.recipe_record import add_to_record, begin_record, data_identity
+from bocage.pretrain.run_options import PretrainResult, RunOptions
 from bocage.pretrain.sample import Samples
 from bocage.pretrain.sources import open_samples
 from bocage.pretrain.training_step import MicroBatchLoss, StepResult, take_step
@@ -74,80 +71,6 @@ _WATCHED_STEPS = 200
 
 _WHITENING_STEPS = 16
 """Batches that starting weights are whitened with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What a run may change without changing its curve."""
-
-    device: str = "cpu"
-    strategy: str = "auto"
-    """auto, ddp or fsdp2; see distributed.py."""
-
-    workers: int = 1
-    """Loader workers that prepare batches ahead."""
-
-    checkpoint_minutes: float = 10.0
-    checkpoint_steps: int | None = None
-    """A checkpoint every so many steps too."""
-
-    keep: int = 2
-    """Newest checkpoints that stay."""
-
-    evaluation_sets: tuple[EvaluationSet, ...] = ()
-    evaluate_steps: int = 1000
-    """Steps between in-loop scores."""
-
-    evaluation_patch_size: int = 4
-    stop_after: int | None = None
-    """Save and stop after this step; the schedule still ends at the recipe's last step."""
-
-    max_minutes: float | None = None
-    """Save and stop after this time."""
-
-    power_w: float | None = None
-    """Power of one process's device, where you know it better than the counters."""
-
-    grid_g_per_kwh: float = DEFAULT_GRID_G_PER_KWH
-    """Carbon intensity of the electricity."""
-
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.keep < 1 or self.evaluate_steps < 1 or self.checkpoint_minutes <= 0:
-            raise ConfigError(
-                got=f"keep={self.keep}, evaluate_steps={self.evaluate_steps}, "
-                f"checkpoint_minutes={self.checkpoint_minutes}",
-                expected="positive numbers",
-                fix="correct the option",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainResult:
-    """How a run ended."""
-
-    run: Path
-    step: int
-    finished: bool
-    """False if it was stopped before the recipe's last step; run the same call to go on."""
-
-    loss: float
-    """Mean of the last steps; NaN if no step was taken."""
-
-    steps_per_s: float
-    loading_share: float
-    """Share of the step time that was spent waiting for data."""
-
-    energy: Energy
-    scores: dict[str, float]
-    """Last in-loop scores, as set/probe."""
-
-    n_bad_samples: int
-    """Damaged samples that were left out (since the last start, in this process)."""
-
-    writes: bool
-    """True in the one process that reports."""
 
 
 def pretrain(
@@ -261,7 +184,7 @@ class _Training:
         saved = self.step
         title = f"pretrain {self.recipe.release} {self.recipe.size}"
         with (
-            _asked_to_stop() as stop,
+            asked_to_stop() as stop,
             progress(title, last - self.step, unit="steps", enabled=shown) as advance,
         ):
             while self.step < last:
@@ -463,27 +386,6 @@ class _Training:
             n_bad_samples=len(self.loader.bad),
             writes=self.group.writes,
         )
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C set; a second Ctrl-C interrupts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def on_signal(number: int, _frame: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _device_name(group: Group) -> str:
