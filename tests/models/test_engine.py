@@ -22,6 +22,7 @@ from bocage.errors import BocageWarning, ConfigError
 from bocage.models.encoder import Encoder
 from bocage.models.engine import FastEncoder, build, fast_encoder, kernels, library
 from bocage.models.engine import fast as fast_module
+from bocage.models.engine.blocks import PackedLinear
 from bocage.models.engine.compiled import CompiledBackend
 from bocage.models.missing import normalization, prepare
 from bocage.models.model import Model
@@ -447,18 +448,55 @@ def test_product_kernel(shape: tuple[int, int, int], dtype: torch.dtype) -> None
     weight = torch.randn(n_out, n_in, generator=generator) / n_in**0.5
     bias = torch.randn(n_out, generator=generator)
     plus = torch.randn(n_rows, n_out, generator=generator).to(dtype)
-    packed = kernels.pack_weight(weight, dtype)
+    linear = PackedLinear(weight, bias, dtype)
     exact_weight = weight.to(dtype).double()
     product = x.double() @ exact_weight.mT + bias
     bound = 2e-5 if dtype == torch.float32 else 2**-8 * float(product.abs().max())
-    assert (kernels.product(x, packed, bias) - product).abs().max() <= bound
-    added = kernels.product(x, packed, bias, plus=plus)
+    assert (linear(x) - product).abs().max() <= bound
+    added = linear(x, plus=plus)
     assert (added - product - plus).abs().max() <= 2 * bound
     if n_in <= 1024:  # a norm reads whole rows
         normed = functional.layer_norm(x.double(), (n_in,), eps=1e-5)
-        expected = functional.gelu(normed.to(dtype).double() @ exact_weight.mT + bias)
-        ours = kernels.product(x, packed, bias, norm_epsilon=1e-5, gelu=True)
+        expected = functional.gelu(normed @ exact_weight.mT + bias)
+        ours = linear(x, norm_epsilon=1e-5, gelu=True)
         assert (ours - expected).abs().max() <= (1e-5 if dtype == torch.float32 else 0.02)
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(1, 32, 32), (77, 128, 384), (530, 3072, 64), (650, 768, 96)])
+def test_products_of_tiles_equal_those_of_rows(shape: tuple[int, int, int]) -> None:
+    n_rows, n_in, n_out = shape
+    generator = torch.Generator().manual_seed(n_in)
+    x = torch.randn(n_rows, n_in, generator=generator).bfloat16()
+    linear = PackedLinear(
+        torch.randn(n_out, n_in, generator=generator) / n_in**0.5,
+        torch.randn(n_out, generator=generator),
+        torch.bfloat16,
+    )
+    plus = torch.randn(n_rows, n_out, generator=generator).bfloat16()
+    tiles = kernels.to_tiles(x)
+    assert torch.equal(tiles.transpose(1, 2).reshape(-1, n_in)[:n_rows], x)
+    assert torch.equal(kernels.from_tiles(tiles, x.shape), x)
+    assert torch.equal(linear.from_tiles(tiles, n_rows), linear(x))
+    made = linear.to_tiles(tiles, n_rows, norm_epsilon=1e-5, gelu=True)
+    expected = linear(x, norm_epsilon=1e-5, gelu=True)
+    assert torch.equal(kernels.from_tiles(made, expected.shape), expected)
+    sums = kernels.to_tiles(plus)
+    assert linear.to_tiles(tiles, n_rows, plus=sums) is sums
+    assert torch.equal(kernels.from_tiles(sums, plus.shape), linear(x, plus=plus))
+
+
+@needs_kernels
+def test_the_norm_of_a_product_does_not_mind_a_mean() -> None:
+    """The mean is taken off after the product: a large one must not cost digits."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 768, generator=generator) * 0.5 + 30
+    weight = torch.randn(96, 768, generator=generator) / 768**0.5
+    linear = PackedLinear(weight, torch.zeros(96), torch.bfloat16)
+    normed = functional.layer_norm(x.bfloat16().double(), (768,), eps=1e-5)
+    expected = normed @ weight.bfloat16().double().mT
+    error = linear(x.bfloat16(), norm_epsilon=1e-5) - expected
+    assert error.abs().max() <= 2**-8 * float(expected.abs().max())
 
 
 @needs_kernels

@@ -74,6 +74,17 @@ static inline float rotate(const Number* x, Number* y, int K, const Rotation* r,
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+// Where attended tokens go: rows [B N, D], or tiles [B N / 32][D / 32][2][16][32].
+struct Tokens {
+  bf16* x;
+  int64_t D;
+  bool in_tiles;
+  bf16* at(int64_t row, int64_t column) const {
+    if (!in_tiles) return x + row * D + column;
+    return x + row / 32 * 32 * D + column / 32 * 1024 + row % 32 * 32 + column % 32;
+  }
+};
+
 // One head of one sample, laid out for tiles.
 template <int HD>
 struct Head {
@@ -172,8 +183,8 @@ static inline void scores(const bf16* q, const bf16* k, int64_t j, float* s) {
 // 16 queries against all keys. Scores stay below 2^100 unless `shift`: then each row's maximum,
 // found in a first pass, is subtracted. So no running maximum is needed and the output stays in tiles.
 template <int HD, bool shift>
-static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_t n_rows, bf16* out,
-                   int64_t stride) {
+static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_t n_rows,
+                   const Tokens& out, int64_t row, int64_t column) {
   alignas(64) float s[2][512], o[HD * 16];
   alignas(64) bf16 p[512];
   __m512 sum[16], most[16];
@@ -229,12 +240,12 @@ static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_
   for (int64_t r = 0; r < n_rows; r++) {
     const __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum[r]));
     for (int i = 0; i < HD; i += 16)
-      store16(out + r * stride + i, _mm512_mul_ps(_mm512_load_ps(o + i * 16 + r * 16), share));
+      store16(out.at(row + r, column + i), _mm512_mul_ps(_mm512_load_ps(o + i * 16 + r * 16), share));
   }
 }
 
 template <int HD>
-static void attention_of(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64_t M,
+static void attention_of(const bf16* qkv, const Tokens& out, int64_t B, int64_t N, int64_t M,
                          const int64_t* lengths, const Rotation* rotation, const Rescale& real) {
   const float scale = 1.4426950408889634f / std::sqrt(float(HD));  // exponentials are powers of 2
   const int64_t n_padded = (N + 31) / 32 * 32, D = M * HD, n_q = (N + 15) / 16;
@@ -266,9 +277,10 @@ static void attention_of(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64
           const int64_t n_rows = std::min<int64_t>(16, n - first);
           if (n_rows <= 0) continue;
           const Head<HD> head(memory + (b * M + m) * size, n_padded);
-          bf16* to = out + (b * N + first) * D + m * HD;
-          if (bound[b * M + m] < 100) attend<HD, false>(head.q + first * HD, head, n, n_rows, to, D);
-          else attend<HD, true>(head.q + first * HD, head, n, n_rows, to, D);
+          const bf16* q = head.q + first * HD;
+          const int64_t row = b * N + first;
+          if (bound[b * M + m] < 100) attend<HD, false>(q, head, n, n_rows, out, row, m * HD);
+          else attend<HD, true>(q, head, n, n_rows, out, row, m * HD);
         }
   }
   std::free(bound);
@@ -282,6 +294,7 @@ static void reading_of(const bf16* q, const float* longest_q, const bf16* kv, bf
                        int64_t R, int64_t N, int64_t M, const int64_t* lengths,
                        const Rotation* rotation) {
   const int64_t n_padded = (N + 31) / 32 * 32, D = M * HD, r_padded = (R + 15) / 16 * 16;
+  const Tokens to{out, D, false};
   const int64_t size = Head<HD>::size(n_padded);
   bf16* memory = (bf16*)std::aligned_alloc(64, B * M * size * sizeof(bf16));
   float* bound = (float*)std::malloc(B * M * sizeof(float));
@@ -307,18 +320,18 @@ static void reading_of(const bf16* q, const float* longest_q, const bf16* kv, bf
           const int64_t n = lengths ? lengths[b] : N, n_rows = std::min<int64_t>(16, R - first);
           const Head<HD> head(memory + (b * M + m) * size, n_padded);
           const bf16* from = q + (m * r_padded + first) * HD;
-          bf16* to = out + (b * R + first) * D + m * HD;
-          if (bound[b * M + m] < 100) attend<HD, false>(from, head, n, n_rows, to, D);
-          else attend<HD, true>(from, head, n, n_rows, to, D);
+          const int64_t row = b * R + first;
+          if (bound[b * M + m] < 100) attend<HD, false>(from, head, n, n_rows, to, row, m * HD);
+          else attend<HD, true>(from, head, n, n_rows, to, row, m * HD);
         }
   }
   std::free(bound);
   std::free(memory);
 }
 
-// Attention out [B, N, D] of qkv [B, N, 3 D]; lengths [B] or null. Rotation pointers may be null;
-// so may row_scale [B N] and bias [3 D] of a qkv that comes from int8.
-extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t B, int64_t N, int64_t M,
+// Attention out [B, N, D], or that in tiles, of qkv [B, N, 3 D]; lengths [B] or null. Rotation pointers
+// may be null; so may row_scale [B N] and bias [3 D] of a qkv that comes from int8.
+extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t in_tiles, int64_t B, int64_t N, int64_t M,
                                 int64_t head_width, const int64_t* lengths,
                                 const float* row_scale, const float* bias, const float* time_cos,
                                 const float* time_sin, const float* place_cos,
@@ -329,8 +342,9 @@ extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t B, int64_t N
                           time,     place,    token_batch_stride};
   const Rotation* r = time_cos ? &rotation : nullptr;
   const Rescale real{row_scale, bias};
-  if (head_width == 16) attention_of<16>(qkv, out, B, N, M, lengths, r, real);
-  else if (head_width == 64) attention_of<64>(qkv, out, B, N, M, lengths, r, real);
+  const Tokens to{out, M * head_width, bool(in_tiles)};
+  if (head_width == 16) attention_of<16>(qkv, to, B, N, M, lengths, r, real);
+  else if (head_width == 64) attention_of<64>(qkv, to, B, N, M, lengths, r, real);
   else return 1;
   return 0;
 }

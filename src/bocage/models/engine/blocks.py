@@ -28,14 +28,33 @@ class FastBlock:
 
     def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
         """Tokens [B, N, D] to [B, N, D]."""
+        if x.dtype == torch.bfloat16:
+            tiles = kernels.to_tiles(x)
+            self.in_tiles(tiles, (len(x), x.shape[1]), rotation, order)
+            return kernels.from_tiles(tiles, x.shape)
         qkv = self.qkv(x, norm_epsilon=self.epsilon)
         x = self.proj(self._attend(qkv, rotation, order), plus=x)
         hidden = self.fc1(x, norm_epsilon=self.epsilon, gelu=True)
         return self.fc2(hidden, plus=x)
 
+    def in_tiles(
+        self,
+        x: Tensor,
+        shape: tuple[int, int],
+        rotation: Rotation | None,
+        order: TokenOrder,
+    ) -> None:
+        """The same in place for bf16 tokens in tiles (``kernels.to_tiles``); shape is (B, N)."""
+        n_rows = shape[0] * shape[1]
+        qkv = self.qkv.from_tiles(x, n_rows, norm_epsilon=self.epsilon)
+        attended = kernels.attention(
+            qkv.view(*shape, -1), self.heads, rotation, order, in_tiles=True
+        )
+        self.proj.to_tiles(attended, n_rows, plus=x)
+        hidden = self.fc1.to_tiles(x, n_rows, norm_epsilon=self.epsilon, gelu=True)
+        self.fc2.to_tiles(hidden, n_rows, plus=x)
+
     def _attend(self, qkv: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
-        if qkv.dtype == torch.bfloat16:
-            return kernels.attention(qkv, self.heads, rotation, order)
         if rotation is not None:
             kernels.rotate_(qkv, self.heads, rotation, order, n_parts=3)
         n_batch, n_tokens, _ = qkv.shape
@@ -116,6 +135,7 @@ class PackedLinear:
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         """Weight [n_out, n_in], bias [n_out]."""
         self.weight = kernels.pack_weight(weight, dtype)
+        self.sums = weight.detach().to(dtype).float().sum(dim=1)
         self.bias = bias.detach().float().contiguous()
 
     def __call__(
@@ -128,8 +148,45 @@ class PackedLinear:
     ) -> Tensor:
         """Map x [..., n_in] to [..., n_out]; see ``kernels.product`` for the rest."""
         return kernels.product(
-            x, self.weight, self.bias, norm_epsilon=norm_epsilon, gelu=gelu, plus=plus
+            x, self.weight, self.bias, norm=self._norm(norm_epsilon), gelu=gelu, plus=plus
         )
+
+    def from_tiles(self, x: Tensor, n_rows: int, *, norm_epsilon: float | None = None) -> Tensor:
+        """Rows [n_rows, n_out] of bf16 rows in tiles."""
+        out = torch.empty(n_rows, len(self.bias), dtype=torch.bfloat16)
+        norm = self._norm(norm_epsilon)
+        return kernels.tile_product(
+            x, self.weight, self.bias, out, n_rows=n_rows, norm=norm, in_tiles=False
+        )
+
+    def to_tiles(
+        self,
+        x: Tensor,
+        n_rows: int,
+        *,
+        norm_epsilon: float | None = None,
+        gelu: bool = False,
+        plus: Tensor | None = None,
+    ) -> Tensor:
+        """Tiles of bf16 rows in tiles; added to ``plus``, in place, if that is given."""
+        out = plus
+        if out is None:
+            shape = kernels.tiles_shape(n_rows, len(self.bias))
+            out = torch.empty(shape, dtype=torch.bfloat16)
+        return kernels.tile_product(
+            x,
+            self.weight,
+            self.bias,
+            out,
+            n_rows=n_rows,
+            norm=self._norm(norm_epsilon),
+            gelu=gelu,
+            plus=plus,
+            in_tiles=True,
+        )
+
+    def _norm(self, epsilon: float | None) -> tuple[Tensor, float] | None:
+        return None if epsilon is None else (self.sums, epsilon)
 
 
 def padding_mask(order: TokenOrder) -> Tensor | None:

@@ -62,10 +62,11 @@ class CpuBackend:
     def __init__(self, encoder: Encoder, precision: str) -> None:
         self.config = encoder.config
         self.dtype = DTYPES[precision]
+        self.is_int8 = precision == "int8"
         self.norm = encoder.norm
         blocks = [cast(Block, block) for block in encoder.blocks]
         self.blocks: Sequence[Int8Block | FastBlock]
-        if precision == "int8":
+        if self.is_int8:
             self.blocks = [Int8Block(block) for block in blocks]
         else:
             self.blocks = [FastBlock(block, self.dtype) for block in blocks]
@@ -126,8 +127,14 @@ class CpuBackend:
         packing = None if keep is None else plan_packing(keep)
         if packing is not None:
             x, order = packing.pack(x), tables.packed_order(order, packing)
-        for block, rotation in zip(self.blocks, rotations, strict=True):
-            x = block(x, rotation, order)
+        if self.dtype == torch.float32 or self.is_int8:
+            for block, rotation in zip(self.blocks, rotations, strict=True):
+                x = block(x, rotation, order)
+        else:  # tokens stay in tiles from block to block
+            tiles = kernels.to_tiles(x.contiguous())
+            for block, rotation in zip(self.blocks, rotations, strict=True):
+                cast(FastBlock, block).in_tiles(tiles, (len(x), x.shape[1]), rotation, order)
+            x = kernels.from_tiles(tiles, x.shape)
         return x if packing is None else packing.unpack(x)
 
     def pool(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 attention.cpp   rotary encoding and attention
 patches.cpp     resize and pixel network of patches
-products.cpp    linear maps with norm, bias, GELU and sum
+products.cpp    linear maps of bf16 with norm, bias, GELU and sum; products_fp32.cpp of fp32
 rows.cpp        last norm with its mean; int8 codes
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,18 +70,22 @@ def attention(
     order: TokenOrder,
     *,
     rescale: tuple[Tensor, Tensor] | None = None,
+    in_tiles: bool = False,
 ) -> Tensor:
     """Attention [B, N, D] of bf16 qkv [B, N, 3 D]; channel pairs of a head are (k, k + K).
 
     ``rescale`` is the scale of each row and the bias of each column of a qkv that comes from int8.
+    The result of ``in_tiles`` is in the order of ``to_tiles``.
     """
     n_batch, n_tokens, _ = qkv.shape
     width = qkv.shape[-1] // 3
     make = torch.empty if order.lengths is None else torch.zeros  # padding is not written
-    out = make(n_batch, n_tokens, width, dtype=torch.bfloat16)
+    shape = tiles_shape(n_batch * n_tokens, width) if in_tiles else (n_batch, n_tokens, width)
+    out = make(shape, dtype=torch.bfloat16)
     failed = library().bocage_attention(
         _pointer(qkv),
         _pointer(out),
+        in_tiles,
         n_batch,
         n_tokens,
         heads,
@@ -219,39 +224,109 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return tiles.permute(1, 4, 0, 2, 5, 3, 6).contiguous()
 
 
+def tiles_shape(n_rows: int, width: int) -> tuple[int, int, int, int]:
+    """Shape of ``n_rows`` rows as tiles: blocks of 32 rows x 32 columns."""
+    return -(-n_rows // 32), width // 32, 32, 32
+
+
+def to_tiles(x: Tensor) -> Tensor:
+    """bf16 x [..., D] in the order that ``tile_product`` reads, its last rows filled with zeros."""
+    width = x.shape[-1]
+    n_rows = x.numel() // width
+    out = torch.empty(tiles_shape(n_rows, width), dtype=torch.bfloat16)
+    library().bocage_to_tiles(_pointer(x), _pointer(out), n_rows, width)
+    return out
+
+
+def from_tiles(tiles: Tensor, shape: Sequence[int]) -> Tensor:
+    """The reverse of ``to_tiles``, for x of ``shape``."""
+    out = torch.empty(shape, dtype=torch.bfloat16)
+    library().bocage_from_tiles(_pointer(tiles), _pointer(out), out.numel() // shape[-1], shape[-1])
+    return out
+
+
+def tile_product(
+    tiles: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    *,
+    n_rows: int,
+    norm: tuple[Tensor, float] | None = None,
+    gelu: bool = False,
+    plus: Tensor | None = None,
+    in_tiles: bool,
+) -> Tensor:
+    """``product`` of bf16 rows in tiles, written to ``out``: tiles, or rows [n_rows, n_out].
+
+    ``norm`` is the sum of each row of the weight, in fp32, and epsilon. ``plus`` is laid out as
+    ``out`` and may be the same.
+    """
+    sums, epsilon = norm if norm is not None else (None, 0.0)
+    library().bocage_product(
+        _pointer(tiles),
+        _pointer(weight),
+        None if sums is None else _pointer(sums),
+        _pointer(bias),
+        None if plus is None else _pointer(plus),
+        _pointer(out),
+        n_rows,
+        tiles.shape[1] * 32,
+        len(bias),
+        epsilon,
+        gelu,
+        in_tiles,
+    )
+    return out
+
+
 def product(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     *,
-    norm_epsilon: float | None = None,
+    norm: tuple[Tensor, float] | None = None,
     gelu: bool = False,
     plus: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Linear map of x [..., n_in] in fp32 or bf16 to [..., n_out] with a packed weight, fp32 bias.
 
-    Before it LayerNorm without gain if ``norm_epsilon`` is given; after it GELU, then ``plus`` is
-    added. Widths are multiples of 32.
+    Before it LayerNorm without gain if ``norm`` is given, the sums of the weight over n_in and
+    epsilon; after it GELU, then ``plus`` is added, which may be ``out``. Widths are multiples of
+    32.
     """
     n_in, n_out = x.shape[-1], len(bias)
     if out is None:
         out = torch.empty(*x.shape[:-1], n_out, dtype=x.dtype)
-    if x.numel():
-        library().bocage_product(
-            _pointer(x),
-            _pointer(weight),
-            _pointer(bias),
-            None if plus is None else _pointer(plus),
-            _pointer(out),
-            x.dtype == torch.float32,
-            x.numel() // n_in,
-            n_in,
-            n_out,
-            norm_epsilon is not None,
-            norm_epsilon or 0.0,
-            gelu,
+    if not x.numel():
+        return out
+    n_rows = x.numel() // n_in
+    if x.dtype == torch.bfloat16:
+        return tile_product(
+            to_tiles(x),
+            weight,
+            bias,
+            out,
+            n_rows=n_rows,
+            norm=norm,
+            gelu=gelu,
+            plus=plus,
+            in_tiles=False,
         )
+    library().bocage_product_fp32(
+        _pointer(x),
+        _pointer(weight),
+        _pointer(bias),
+        None if plus is None else _pointer(plus),
+        _pointer(out),
+        n_rows,
+        n_in,
+        n_out,
+        norm is not None,
+        0.0 if norm is None else norm[1],
+        gelu,
+    )
     return out
 
 

@@ -1,12 +1,14 @@
-// Matrix products on AMX tiles, with what comes before and after them in the same pass: a norm, bias,
-// GELU, a sum. In bf16, and in fp32 by three bf16 numbers per value.
+// Matrix products of bf16 on AMX tiles, with what comes before and after them in the same pass: a norm,
+// bias, GELU, a sum.
 //
-// A value of fp32 is the sum of three of bf16 (8 + 8 + 8 bits). Of the nine products of two such sums
-// the six largest count, added in fp32; the other three are below its rounding. Six tile products still
-// take half the time of one in vector registers, and err no more (docs/numbers.md).
+// Tokens stay in the order of tiles from one product to the next, [M/32][D/32][2][16][32]: blocks of 32
+// rows x 32 columns, 2 KB each, the rows 0 to 15 before the rows 16 to 31. A block of results is then a
+// block of the next product's left side, and nothing is packed. The norm before a product is taken after
+// it: (x - mean) / deviation * W = (x W - mean * sum of W) / deviation.
 //
-// Work is done in blocks of 32 rows x 32 columns (four tiles of sums). A thread packs the rows of its
-// task as tiles that stay in its cache, and weights pass by, laid out once in the order they are read.
+// What the speed hangs on (docs/numbers.md): weights of a step stay in the first-level cache, because
+// rows and sums pass it by (tile loads with a hint); results are fetched one column early, because a
+// store that misses holds up all others.
 //
 // Axes: M rows, K depth, O columns.
 
@@ -17,207 +19,236 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static constexpr int64_t CACHE_BYTES = 900000;  // of packed rows, in 2 MB of second-level cache
-static constexpr int64_t DEPTH = 768;           // taken at once; deeper products keep partial sums
+static constexpr int64_t PAIR = 1024;           // numbers in two tiles, one above or beside the other
+static constexpr int64_t STEP = 16;             // depth / 32 taken before the next rows: 32 KB of weights
+static constexpr int64_t ROW_BYTES = 900000;    // of a task's rows, in 2 MB of second-level cache
+static constexpr int64_t SUM_BYTES = 800000;    // of a task's unfinished sums, beside them
 
-template <typename Number>
-constexpr int parts_of = 1;  // numbers of bf16 that stand for one value
-template <>
-constexpr int parts_of<float> = 3;
+namespace {
 
-// Depth / 32 taken before the next rows: weights of bf16 then stay in the first-level cache. Those of fp32
-// are used six times as often, and fewer partial sums are worth more.
-template <typename Number>
-constexpr int64_t STEP = 8;
-template <>
-constexpr int64_t STEP<float> = DEPTH / 32;
+struct RowNorm {
+  float mean, scale;
+};
 
-static constexpr int64_t PAIR = 1024;  // numbers in two tiles, one above or beside the other
-
-static inline __m512 widen(__m256i x) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-}
-
-// 32 values as rows of tiles: each part is what the parts before it leave, rounded.
-template <int parts>
-static inline void split(__m512 a, __m512 b, bf16* to) {
-  for (int p = 0; p < parts; p++) {
-    const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-    _mm512_store_si512(to + p * PAIR, rounded);
-    a = _mm512_sub_ps(a, widen(_mm512_castsi512_si256(rounded)));
-    b = _mm512_sub_ps(b, widen(_mm512_extracti64x4_epi64(rounded, 1)));
-  }
-}
-
-// Up to 32 rows of x, n of its K columns, as tiles [n / 32][parts][2][16][32]; missing rows are zero.
-template <typename Number>
-static void pack_rows(const Number* x, int64_t n_rows, int64_t K, int64_t n, bool norm, float epsilon,
-                      bf16* to) {
-  constexpr int64_t parts = parts_of<Number>;
-  for (int64_t r = 0; r < 32; r++, x += K) {
-    bf16* row = to + r / 16 * (PAIR / 2) + r % 16 * 32;
-    if (r >= n_rows) {
-      for (int64_t k = 0; k < n / 32 * parts; k++) std::memset(row + k * PAIR, 0, 64);
-      continue;
-    }
-    __m512 mean = _mm512_setzero_ps(), scale = _mm512_set1_ps(1);
-    if (norm) {
-      const Moments moments(x, n, epsilon);
-      mean = moments.mean, scale = _mm512_set1_ps(moments.inverse_deviation);
-    }
-    auto value = [&](int64_t k) { return _mm512_mul_ps(_mm512_sub_ps(load16(x + k), mean), scale); };
-    for (int64_t k = 0; k < n; k += 32)
-      split<parts>(value(k), value(k + 16), row + k / 32 * parts * PAIR);
-  }
-}
-
-#define LEFT(part) _tile_loadd(4, a + part * PAIR, 64); _tile_loadd(5, a + part * PAIR + PAIR / 2, 64)
-#define RIGHT(part) _tile_loadd(6, b + part * PAIR, 64); _tile_loadd(7, b + part * PAIR + PAIR / 2, 64)
-#define MULTIPLY _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); \
-                 _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7)
-
-// Add 32 rows x 32 of K times 32 of K x 32 columns to the sums in tiles 0 to 3.
-template <int parts>
-static inline void multiply(const bf16* a, const bf16* b) {
-  if constexpr (parts == 1) {
-    LEFT(0); RIGHT(0); MULTIPLY;
-  } else {  // one side changes at a time
-    LEFT(0); RIGHT(2); MULTIPLY;
-    RIGHT(0); MULTIPLY;
-    RIGHT(1); MULTIPLY;
-    LEFT(1); MULTIPLY;
-    RIGHT(0); MULTIPLY;
-    LEFT(2); MULTIPLY;
-  }
-}
-
-#undef LEFT
-#undef RIGHT
-#undef MULTIPLY
-
-// What becomes of a block of sums: y = gelu(sums + bias) + plus.
-template <typename Number>
-struct Ending {
-  const float* bias;
-  const Number* plus;  // or null
-  Number* y;
-  int64_t O;
-  bool gelu;
-  const float* sums = nullptr;  // [2][2][16][16] of the block at ...
-  int64_t row = 0, column = 0, n_rows = 0;
-
-  void write(int64_t first, int64_t last) const {
-    const __m512 b0 = load16(bias + column), b1 = load16(bias + column + 16);
-    for (int64_t r = first; r < last; r++) {
-      const float* s = sums + r / 16 * 512 + r % 16 * 16;
-      const int64_t at = (row + r) * O + column;
-      __m512 v0 = _mm512_add_ps(load16(s), b0), v1 = _mm512_add_ps(load16(s + 256), b1);
-      if (gelu) v0 = gelu16(v0, y), v1 = gelu16(v1, y);
-      if (plus) {
-        v0 = _mm512_add_ps(v0, load16(plus + at));
-        v1 = _mm512_add_ps(v1, load16(plus + at + 16));
+// Mean and 1 / deviation of 32 rows of n_depth blocks.
+static void row_norms(const bf16* x, int64_t n_depth, float epsilon, RowNorm* norms) {
+  const float share = 1.0f / (n_depth * 32);
+  for (int64_t r = 0; r < 32; r += 4) {
+    const bf16* rows = x + r * 32;
+    __m512 sum[4], squares[4], mean[4];
+    for (int q = 0; q < 4; q++) sum[q] = squares[q] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < n_depth; k++)
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; q++) {
+        const bf16* at = rows + k * PAIR + q * 32;
+        sum[q] = _mm512_add_ps(sum[q], _mm512_add_ps(load16(at), load16(at + 16)));
       }
-      store16(y + at, v0);
-      store16(y + at + 16, v1);
+    for (int q = 0; q < 4; q++) mean[q] = _mm512_set1_ps(_mm512_reduce_add_ps(sum[q]) * share);
+    for (int64_t k = 0; k < n_depth; k++)
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; q++) {
+        const bf16* at = rows + k * PAIR + q * 32;
+        const __m512 a = _mm512_sub_ps(load16(at), mean[q]), b = _mm512_sub_ps(load16(at + 16), mean[q]);
+        squares[q] = _mm512_fmadd_ps(a, a, _mm512_fmadd_ps(b, b, squares[q]));
+      }
+    for (int q = 0; q < 4; q++)
+      norms[r + q] = {_mm512_cvtss_f32(mean[q]),
+                      1 / std::sqrt(_mm512_reduce_add_ps(squares[q]) * share + epsilon)};
+  }
+}
+
+// What becomes of a block of sums: y = gelu(norm(sums) + bias) + plus.
+struct Ending {
+  const float *bias, *weight_sums;  // weight_sums may be null: no norm
+  const bf16* plus;                 // laid out as y, which it may be; or null
+  bf16* y;
+  int64_t M, O;
+  bool gelu, in_tiles;
+  const RowNorm* norms = nullptr;  // of all rows
+  const float* sums = nullptr;     // [2][2][16][16] of the block at hand
+  bf16* to = nullptr;
+  int64_t stride = 0, row = 0, column = 0, n_rows = 0, done = 0;
+
+  bf16* block(int64_t i, int64_t j) const {
+    return in_tiles ? y + (i * (O / 32) + j) * PAIR : y + i * 32 * O + j * 32;
+  }
+
+  void begin(const float* of, int64_t i, int64_t j) {
+    sums = of, to = block(i, j), stride = in_tiles ? 32 : O, row = i * 32, column = j * 32;
+    n_rows = in_tiles ? 32 : std::min<int64_t>(32, M - row), done = 0;
+  }
+
+  template <bool is_gelu>
+  void write(int64_t count) {
+    const __m512 b0 = load16(bias + column), b1 = load16(bias + column + 16);
+#pragma GCC unroll 4
+    for (int64_t r = done; r < done + count; r++) {
+      const float* s = sums + r / 16 * 512 + r % 16 * 16;
+      __m512 v0 = load16(s), v1 = load16(s + 256);
+      if (weight_sums) {
+        const __m512 mean = _mm512_set1_ps(norms[row + r].mean);
+        const __m512 scale = _mm512_set1_ps(norms[row + r].scale);
+        v0 = _mm512_fnmadd_ps(mean, load16(weight_sums + column), v0);
+        v1 = _mm512_fnmadd_ps(mean, load16(weight_sums + column + 16), v1);
+        v0 = _mm512_fmadd_ps(v0, scale, b0), v1 = _mm512_fmadd_ps(v1, scale, b1);
+      } else {
+        v0 = _mm512_add_ps(v0, b0), v1 = _mm512_add_ps(v1, b1);
+      }
+      if (is_gelu) v0 = gelu16(v0, to), v1 = gelu16(v1, to);
+      bf16* at = to + r * stride;
+      if (plus) {
+        const bf16* more = plus + (at - y);
+        v0 = _mm512_add_ps(v0, load16(more)), v1 = _mm512_add_ps(v1, load16(more + 16));
+      }
+      store16(at, v0), store16(at + 16, v1);
+    }
+    done += count;
+  }
+
+  void some() {  // four rows, if so many are left
+    if (done + 4 > n_rows) return;
+    if (gelu) write<true>(4);
+    else write<false>(4);
+  }
+
+  void rest() {
+    while (done + 4 <= n_rows) some();
+    if (done < n_rows) {
+      if (gelu) write<true>(n_rows - done);
+      else write<false>(n_rows - done);
     }
   }
 };
 
-// How the blocks of a product are shared out: groups of rows that fit the cache when packed, and
-// groups of columns where there are fewer of those than threads.
+// How the blocks of a product are shared out: groups of rows that fit the cache, and groups of columns
+// where there are fewer of those than threads.
 struct Shares {
-  int64_t n_rows, n_columns, n_depth, depth, row_groups, column_groups;
-  Shares(int64_t M, int64_t K, int64_t O, int64_t parts, bool whole_depth) {
-    const int64_t n_threads = omp_get_max_threads();
-    n_rows = (M + 31) / 32, n_columns = O / 32, n_depth = K / 32;
-    const int64_t n_steps = whole_depth ? 1 : (K + DEPTH - 1) / DEPTH;
-    depth = (n_depth + n_steps - 1) / n_steps;
-    const int64_t tall = std::max<int64_t>(1, CACHE_BYTES / (depth * parts * PAIR * 2));
-    row_groups = (n_rows + tall - 1) / tall;
-    if (n_rows >= n_threads) row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
+  int64_t n_rows, n_columns, row_groups, column_groups, tall, wide;
+  Shares(int64_t M, int64_t K, int64_t O) {
+    const int64_t n_threads = omp_get_max_threads(), n_depth = K / 32;
+    n_rows = (M + 31) / 32, n_columns = O / 32;
+    const int64_t fit = std::max<int64_t>(1, ROW_BYTES / (std::min<int64_t>(n_depth, 24) * PAIR * 2));
+    row_groups = (n_rows + fit - 1) / fit;
+    if (row_groups > 1) row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
     row_groups = std::min(row_groups, n_rows);
-    column_groups = std::min(n_columns, std::max<int64_t>(1, n_threads / row_groups));
+    column_groups = std::min(n_columns, (n_threads + row_groups - 1) / row_groups);
+    tall = (n_rows + row_groups - 1) / row_groups;
+    wide = (n_columns + column_groups - 1) / column_groups;
   }
   int64_t row(int64_t group) const { return n_rows * group / row_groups; }
   int64_t column(int64_t group) const { return n_columns * group / column_groups; }
 };
 
-template <typename Number>
-static void product(const Number* x, const bf16* weight, Ending<Number> ending, int64_t M, int64_t K,
-                    bool norm, float epsilon) {
-  constexpr int64_t parts = parts_of<Number>;
-  const Shares shares(M, K, ending.O, parts, norm);
-  const int64_t n_depth = shares.n_depth;
-  const int64_t tall = (shares.n_rows + shares.row_groups - 1) / shares.row_groups;
-  const int64_t wide = (shares.n_columns + shares.column_groups - 1) / shares.column_groups;
-  const bool partial = shares.depth < n_depth;
+// Sums of 32 rows x 32 columns over n_steps blocks of depth; meanwhile the vector units finish the block
+// before, and weights to come and the place of the results are fetched.
+static inline void multiply(const bf16* a, const bf16* b, int64_t n_steps, float* sum, bool first,
+                            Ending& last, const char* next, int64_t n_lines, const bf16* place,
+                            int64_t place_stride) {
+  before_tile_load();
+  if (first) {
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  } else {
+    _tile_stream_loadd(0, sum, 64); _tile_stream_loadd(1, sum + 256, 64);
+    _tile_stream_loadd(2, sum + 512, 64); _tile_stream_loadd(3, sum + 768, 64);
+  }
+  for (int64_t k = 0; k < n_steps; k++, a += PAIR, b += PAIR) {
+    _tile_stream_loadd(4, a, 64); _tile_stream_loadd(5, a + PAIR / 2, 64);
+    _tile_loadd(6, b, 64); _tile_loadd(7, b + PAIR / 2, 64);
+    _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+    for (int64_t line = 0; line < n_lines; line++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+    last.some();
+    if (place && k < 8) {
+#pragma GCC unroll 4
+      for (int64_t r = k * 4; r < k * 4 + 4; r++) _mm_prefetch((const char*)(place + r * place_stride), _MM_HINT_T1);
+    }
+  }
+  last.rest();
+  _tile_stored(0, sum, 64); _tile_stored(1, sum + 256, 64);
+  _tile_stored(2, sum + 512, 64); _tile_stored(3, sum + 768, 64);
+}
+
+static void product(const bf16* x, const bf16* weight, Ending ending, int64_t K, float epsilon) {
+  const Shares shares(ending.M, K, ending.O);
+  const int64_t n_depth = K / 32, n_chunks = (n_depth + STEP - 1) / STEP;
+  const int64_t step = (n_depth + n_chunks - 1) / n_chunks;
+  // Rows that are deeper than the cache pass it once for each group of columns whose sums fit beside.
+  const bool deep = shares.tall * n_depth * PAIR * 2 > ROW_BYTES;
+  const int64_t wide = deep ? std::max<int64_t>(1, SUM_BYTES / (shares.tall * PAIR * 4)) : 1;
+  const int64_t depth = deep ? step : n_depth;
+  RowNorm* norms = (RowNorm*)std::malloc(shares.n_rows * 32 * sizeof(RowNorm));
+  ending.norms = norms;
   const TileShapes shapes;
 #pragma omp parallel
   {
     TileSession session(shapes);
-    bf16* left = (bf16*)std::aligned_alloc(64, tall * shares.depth * parts * PAIR * sizeof(bf16));
-    float* sums = (float*)std::aligned_alloc(64, tall * (partial ? wide : 2) * PAIR * sizeof(float));
-    Ending<Number> last = ending;
+    float* sums = (float*)std::aligned_alloc(
+        64, (n_chunks > 1 ? shares.tall * std::min(wide, shares.wide) : 1) * PAIR * sizeof(float));
+    Ending last = ending;
+    if (ending.weight_sums) {
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < shares.n_rows; i++)
+        row_norms(x + i * n_depth * PAIR, n_depth, epsilon, norms + i * 32);
+    }
 #pragma omp for collapse(2) schedule(static)
     for (int64_t h = 0; h < shares.row_groups; h++)
       for (int64_t g = 0; g < shares.column_groups; g++) {
-        const int64_t i0 = shares.row(h), i1 = shares.row(h + 1);
-        const int64_t n_lines = parts * 32 / (i1 - i0);  // of the weights to come, fetched per step
-        last.n_rows = 0;
-        for (int64_t k0 = 0; k0 < n_depth; k0 += shares.depth) {
-          const int64_t n = std::min(shares.depth, n_depth - k0), packed = n * parts * PAIR;
-          for (int64_t i = i0; i < i1; i++)
-            pack_rows(x + i * 32 * K + k0 * 32, M - i * 32, K, n * 32, norm, epsilon,
-                      left + (i - i0) * packed);
-          for (int64_t j = shares.column(g); j < shares.column(g + 1); j++)
-            for (int64_t k1 = 0; k1 < n; k1 += STEP<Number>)
-              for (int64_t i = i0; i < i1; i++) {
-                const int64_t slot = partial ? j - shares.column(g) : j % 2;
-                float* sum = sums + (slot * tall + i - i0) * PAIR;
-                before_tile_load();
-                if (k0 + k1 == 0) {
-                  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-                } else {
-                  _tile_loadd(0, sum, 64); _tile_loadd(1, sum + 256, 64);
-                  _tile_loadd(2, sum + 512, 64); _tile_loadd(3, sum + 768, 64);
+        const int64_t i0 = shares.row(h), i1 = shares.row(h + 1), j1 = shares.column(g + 1);
+        const int64_t n_lines = (32 + i1 - i0 - 1) / (i1 - i0);
+        for (int64_t j0 = shares.column(g); j0 < j1; j0 += wide)
+          for (int64_t k0 = 0; k0 < n_depth; k0 += depth)
+            for (int64_t j = j0; j < std::min(j0 + wide, j1); j++)
+              for (int64_t k = k0; k < std::min(k0 + depth, n_depth); k += step) {
+                const int64_t n_steps = std::min(step, n_depth - k);
+                const bf16* b = weight + (j * n_depth + k) * PAIR;
+                const char* next = (const char*)(deep ? b + n_depth * PAIR : b + n_steps * PAIR);
+                const bool ends = k + n_steps == n_depth;
+                for (int64_t i = i0; i < i1; i++) {
+                  float* sum = sums + (n_chunks > 1 ? ((j - j0) * (i1 - i0) + i - i0) * PAIR : 0);
+                  multiply(x + (i * n_depth + k) * PAIR, b, n_steps, sum, k == 0, last,
+                           next + (i - i0) * n_steps * n_lines * 64, n_lines,
+                           ends ? ending.block(i, j + 1) : nullptr, ending.in_tiles ? 32 : ending.O);
+                  if (ends) last.begin(sum, i, j);
                 }
-                const int64_t n_steps = std::min(STEP<Number>, n - k1);
-                const bf16* a = left + (i - i0) * packed + k1 * parts * PAIR;
-                const bf16* b = weight + (j * n_depth + k0 + k1) * parts * PAIR;
-                const char* next = (const char*)(b + n_steps * parts * PAIR) + (i - i0) * n_steps * n_lines * 64;
-                for (int64_t k = 0; k < n_steps; k++) {
-                  multiply<parts>(a + k * parts * PAIR, b + k * parts * PAIR);
-                  for (int64_t line = 0; line < n_lines; line++, next += 64)
-                    _mm_prefetch(next, _MM_HINT_T1);
-                  // Vector units finish the block before while the tile unit is at this one.
-                  last.write(last.n_rows * k / n_steps, last.n_rows * (k + 1) / n_steps);
-                }
-                _tile_stored(0, sum, 64); _tile_stored(1, sum + 256, 64);
-                _tile_stored(2, sum + 512, 64); _tile_stored(3, sum + 768, 64);
-                last.sums = sum, last.row = i * 32, last.column = j * 32;
-                last.n_rows = k0 + k1 + n_steps < n_depth ? 0 : std::min<int64_t>(32, M - i * 32);
               }
-        }
         before_tile_load();
-        last.write(0, last.n_rows);
+        last.rest();
       }
-    std::free(left);
     std::free(sums);
   }
+  std::free(norms);
 }
 
-// y [M, O] = gelu(norm(x) W^T + bias) + plus. x [M, K]; weight [O/32][K/32][parts][2][16][16][2]: columns,
-// depth, parts (fp32: 3), halves of the columns, pairs of depth, columns, pair. plus [M, O] may be null.
-extern "C" void bocage_product(const void* x, const bf16* weight, const float* bias, const void* plus,
-                               void* y, int64_t is_fp32, int64_t M, int64_t K, int64_t O,
-                               int64_t is_norm, float epsilon, int64_t is_gelu) {
-  auto run = [&](auto* to) {
-    using Number = std::remove_pointer_t<decltype(to)>;
-    const Ending<Number> ending{bias, (const Number*)plus, to, O, bool(is_gelu)};
-    product((const Number*)x, weight, ending, M, K, is_norm, epsilon);
-  };
-  if (is_fp32) run((float*)y);
-  else run((bf16*)y);
+}  // namespace
+
+// y = gelu(norm(x) W^T + bias) + plus. x in tiles, y and plus [M, O] or in tiles. weight
+// [O/32][K/32][2][16][16][2]: columns, depth, halves of the columns, pairs of depth, columns, pair;
+// weight_sums [O] over its depth, null without a norm.
+extern "C" void bocage_product(const bf16* x, const bf16* weight, const float* weight_sums,
+                               const float* bias, const bf16* plus, bf16* y, int64_t M, int64_t K,
+                               int64_t O, float epsilon, int64_t is_gelu, int64_t in_tiles) {
+  const Ending ending{bias, weight_sums, plus, y, M, O, bool(is_gelu), bool(in_tiles)};
+  product(x, weight, ending, K, epsilon);
+}
+
+// Rows x [M, D] to tiles; rows that the last tiles lack are zero.
+extern "C" void bocage_to_tiles(const bf16* x, bf16* y, int64_t M, int64_t D) {
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < (M + 31) / 32; i++)
+    for (int64_t r = 0; r < 32; r++) {
+      const bf16* row = x + (i * 32 + r) * D;
+      bf16* to = y + i * D * 32 + r * 32;
+      for (int64_t c = 0; c < D; c += 32)
+        _mm512_store_si512(to + c * 32, i * 32 + r < M ? _mm512_loadu_si512(row + c) : __m512i{});
+    }
+}
+
+// Tiles x to rows y [M, D].
+extern "C" void bocage_from_tiles(const bf16* x, bf16* y, int64_t M, int64_t D) {
+#pragma omp parallel for schedule(static)
+  for (int64_t m = 0; m < M; m++)
+    for (int64_t c = 0; c < D; c += 32)
+      _mm512_storeu_si512(y + m * D + c, _mm512_load_si512(x + m / 32 * D * 32 + c * 32 + m % 32 * 32));
 }
 
 // Linux hands out the tile registers on request; 0 = granted.
