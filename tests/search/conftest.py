@@ -73,6 +73,16 @@ def index_path(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
+@pytest.fixture(scope="session")
+def bits_path(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows with a bit per dimension instead of the default codes."""
+    path = tmp_path_factory.mktemp("search") / "bits.index"
+    source = ArraySource(corpus.x, corpus.lonlat, date=corpus.date, columns=columns_of(corpus))
+    options = IndexOptions(code="binary_mean", rows_per_shard=1000, rows_per_group=250)
+    index(source, path, options=options)
+    return path
+
+
 @pytest.fixture
 def opened(index_path: Path) -> OpenedIndex:
     return open_index(index_path)
@@ -83,8 +93,10 @@ class RangeServer:
     """Counts what leaves it."""
 
     address: str
+    root: Path
     files: list[str] = field(default_factory=list)
     n_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reset(self) -> None:
         self.files, self.n_bytes = [], 0
@@ -92,8 +104,8 @@ class RangeServer:
 
 @pytest.fixture
 def range_server(index_path: Path) -> Iterator[RangeServer]:
-    log = RangeServer(address="")
-    handler = partial(_RangeHandler, log=log, root=index_path)
+    log = RangeServer(address="", root=index_path)
+    handler = partial(_RangeHandler, log=log)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -105,12 +117,12 @@ def range_server(index_path: Path) -> Iterator[RangeServer]:
 class _RangeHandler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, *args, log: RangeServer, root: Path) -> None:
-        self.log, self.root = log, root
+    def __init__(self, *args, log: RangeServer) -> None:
+        self.log = log
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        path = self.root / self.path.lstrip("/")
+        path = self.log.root / self.path.lstrip("/")
         if not path.is_file():
             self.send_error(404)
             return
@@ -127,9 +139,10 @@ class _RangeHandler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
+        with self.log.lock:  # before the answer: who has it may already look at the counts
+            self.log.files.append(self.path.lstrip("/"))
+            self.log.n_bytes += len(data)
         self.wfile.write(data)
-        self.log.files.append(self.path.lstrip("/"))
-        self.log.n_bytes += len(data)
 
     def log_message(self, *args) -> None:
         pass

@@ -104,7 +104,13 @@ def test_geopandas_reads_a_shard_and_prunes_by_its_bbox_covering(opened: OpenedI
     assert 0 < len(part) < len(frame)
     assert len(part) == int(frame.intersects(shapely.box(*middle)).sum())
     footer = json.loads(pq.read_metadata(shard).metadata[b"emb"])
-    assert footer["emb:quantization"]["method"] == "signed_power"
+    rule = footer["emb:quantization"]
+    assert rule["method"] == "linear"
+    # Whoever knows the extension alone reads the vectors: scale and offset per dimension.
+    q = np.frombuffer(frame["rerank"][7], np.int8)
+    x = np.array(rule["scale"]) * q + rule["offset"]
+    stored = opened.read_vectors(np.zeros(1, int), np.full(1, 7))[0]
+    np.testing.assert_allclose(x / np.linalg.norm(x), stored, atol=1e-6)
 
 
 def test_duckdb_reads_the_shards_as_one_table(opened: OpenedIndex, corpus: Corpus) -> None:
@@ -149,8 +155,9 @@ def test_row_groups_are_compact(opened: OpenedIndex, corpus: Corpus) -> None:
 
 
 def test_buckets_that_are_too_large_are_cut_again(corpus: Corpus, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("bocage.search.build._BUCKET_BYTES", 20_000)
-    monkeypatch.setattr("bocage.search.build._MAX_BUCKETS", 3)
+    for module in ("buckets", "learned"):
+        monkeypatch.setattr(f"bocage.search.{module}.BUCKET_BYTES", 20_000)
+        monkeypatch.setattr(f"bocage.search.{module}.MAX_BUCKETS", 3)
     lonlat = corpus.lonlat.copy()
     lonlat[2000:4000] = lonlat[2000]  # and one place with more rows than a bucket may have
     source = ArraySource(corpus.x, lonlat, columns=columns_of(corpus))

@@ -45,15 +45,37 @@ def test_exact_search_equals_faiss_flat(opened: OpenedIndex, corpus: Corpus) -> 
         np.testing.assert_allclose(hits.score, cosine[0], atol=1e-6)
 
 
-def test_codes_alone_equal_faiss_binary_flat(opened: OpenedIndex, corpus: Corpus) -> None:
+def test_codes_alone_equal_faiss_binary_flat(bits_path: Path, corpus: Corpus) -> None:
     faiss = pytest.importorskip("faiss")
-    codes = np.concatenate([opened.read_heads(g).codes for g in range(opened.n_groups)])
+    opened = open_index(bits_path)
+    codes = np.concatenate([opened.read_codes(g) for g in range(opened.n_groups)])
     flat = faiss.IndexBinaryFlat(8 * codes.shape[1])
     flat.add(codes)
     query = corpus.unit[11]
     bits, _ = flat.search(opened.codec.encode(query[None]), 30)
     hits = search(opened, query, options=SearchOptions(k=30, rerank=False))
     np.testing.assert_allclose(hits.score, 1 - 2 * bits[0] / opened.info.dims, atol=1e-6)
+
+
+def test_product_codes_alone_equal_faiss_over_the_same_centers(
+    opened: OpenedIndex, corpus: Corpus
+) -> None:
+    faiss = pytest.importorskip("faiss")
+    codec = opened.codec
+    assert codec.name == "balanced_pq8"  # a 32nd of 64 float32 values
+    codes = np.concatenate([opened.read_codes(g) for g in range(opened.n_groups)])
+    flat = faiss.IndexPQ(codec.basis.shape[1], 8, 8, faiss.METRIC_L2)
+    faiss.copy_array_to_vector(codec.centers.reshape(-1), flat.pq.centroids)
+    flat.is_trained = True
+    flat.add_sa_codes(codes)
+    query = corpus.unit[11]
+    inside = (query - codec.mean) @ codec.basis
+    off_axes = ((query - codec.mean) ** 2).sum() - (inside**2).sum()
+    apart, rows = flat.search(inside[None], 30)
+    hits = search(opened, query, options=SearchOptions(k=30, rerank=False))
+    np.testing.assert_allclose(hits.score, 1 - (apart[0] + off_axes) / 2, atol=1e-5)
+    ids = opened.row_ids(*np.divmod(rows[0], 250))
+    assert len(set(ids) & set(hits.row)) >= 29  # the last two may be equal
 
 
 def test_two_stages_find_the_float32_neighbors(opened: OpenedIndex, corpus: Corpus) -> None:
@@ -294,7 +316,7 @@ def test_an_area_query_reads_only_its_shards(
         - sum((index_path / f).stat().st_size for f in ("index.json", "manifest.parquet"))
         == range_server.n_bytes
     )
-    # First stage: one request per row group; codes, bounds and dates of its rows.
+    # First stage: one request per row group; codes, and bounds where the area cuts the group.
     per_row = local.code_bytes + 20
     first = len(groups) * (250 * per_row + 6 * 64)
     reranked = 20 * local.info.rerank_dims + len(shards) * 16_384  # at most one gap per request
@@ -307,18 +329,90 @@ def test_an_area_query_reads_only_its_shards(
     np.testing.assert_array_equal(here.score, hits.score)
 
 
-def test_the_first_stage_reads_a_sixteenth_of_the_float_bytes(tmp_path: Path) -> None:
+def grouped_index(folder: Path, n: int = 40_000) -> Path:
+    """128 dimensions in groups of 4,096 over two years, from place to place."""
     from bocage.search import ArraySource
 
     rng = np.random.default_rng(0)
-    n, dims = 3000, 768
-    x = rng.normal(size=(n, dims)).astype(np.float32)
-    index(ArraySource(x, rng.uniform(0, 5, (n, 2))), tmp_path / "i")
+    x = rng.normal(size=(n, 6)) @ rng.normal(size=(6, 128)) + rng.normal(0, 0.1, (n, 128))
+    lonlat = rng.uniform(0, 4, (n, 2))
+    date = np.where(lonlat[:, 0] < 2, 19_400, 19_000).astype(np.int32)
+    source = ArraySource(x.astype(np.float32), lonlat, date=date)
+    index(source, folder / "i")
+    return folder / "i"
+
+
+def test_the_first_stage_reads_codes_alone_where_the_manifest_decides(
+    range_server: RangeServer, tmp_path: Path
+) -> None:
+    pytest.importorskip("obstore")
+    range_server.root = grouped_index(tmp_path)
+    opened = open_index(range_server.address)
+    n, width = opened.info.n_rows, opened.code_bytes
+    assert width * 32 == 4 * opened.info.dims
+    per_group = opened.manifest["n_rows"]
+
+    def read(area, days) -> tuple[int, int, int]:
+        """Rows found, bytes and requests that the server saw."""
+        range_server.reset()
+        place = make_area(area)
+        groups = opened.groups_of(place, days)
+        found = sum(len(opened.read_inside(int(g), place, days)) for g in groups)
+        return found, range_server.n_bytes, len(range_server.files)
+
+    # The whole world, with and without dates that hold for all rows: codes, one request a group.
+    assert read(None, None) == (n, n * width, len(per_group))
+    assert read((-10, -10, 10, 10), (18_000, 20_000)) == (n, n * width, len(per_group))
+    assert n * width <= 4 * opened.info.dims * n / 16
+
+    # An area in which some groups lie as a whole: bounds of the others alone, and no dates.
+    area = (0.0, 0.0, 3.2, 3.2)
+    touched = make_area(area).touches(opened.bounds)
+    whole = make_area(area).covers(opened.bounds)
+    assert 0 < whole.sum() < touched.sum() < len(touched)
+    found, n_bytes, n_requests = read(area, None)
+    in_doubt = per_group[touched & ~whole]
+    payload = per_group[touched].sum() * width + in_doubt.sum() * 16
+    assert payload <= n_bytes <= payload + 4 * 64 * len(in_doubt)  # page headers
+    assert n_requests == touched.sum()
+    assert n_bytes <= 1.01 * 4 * opened.info.dims * per_group[touched].sum() / 16
+
+    # A year: groups of the other are left out, dates are read of mixed groups alone.
+    found, n_bytes, _ = read(None, (19_400, 19_765))
+    m = opened.manifest
+    mixed = (m["date_first"] < 19_400) & (m["date_last"] >= 19_400)
+    late = m["date_last"] >= 19_400
+    assert n_bytes == per_group[late].sum() * width + 4 * per_group[mixed].sum()
+    west = np.concatenate([opened.read_places(g).date for g in range(len(per_group))]) == 19_400
+    assert found == west.sum()
+
+
+def test_rows_without_a_date_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    from bocage.search import ArraySource
+
+    rng = np.random.default_rng(1)
+    x, lonlat = rng.normal(size=(200, 16)).astype(np.float32), rng.uniform(0, 1, (200, 2))
+    date = np.full(200, 19_400, np.int32)
+    date[::4] = 0
+    index(ArraySource(x, lonlat, date=date), tmp_path / "i")
     opened = open_index(tmp_path / "i")
-    before = opened.storage.n_bytes
-    for group in range(opened.n_groups):
-        opened.read_heads(group)
-    assert opened.storage.n_bytes - before <= x.nbytes / 16
+    assert opened.manifest["n_undated"].tolist() == [50]
+    hits = search(opened, x[1], dates=("2020-01-01", "2025-01-01"), options=SearchOptions(k=999))
+    assert len(hits) == 150
+    assert set(hits.dates) == {"2023-02-12"}
+    hits = search(opened, x[1], options=SearchOptions(k=999))
+    assert hits.dates.count(None) == 50
+
+
+def test_results_carry_the_bounds_and_dates_that_are_stored(
+    opened: OpenedIndex, corpus: Corpus
+) -> None:
+    hits = search(opened, corpus.x[3], options=SearchOptions(k=40))
+    for row_id, box, day in zip(hits.row, hits.bbox, hits.date, strict=True):
+        group, row = opened.find_row(row_id)
+        places = opened.read_places(group)
+        np.testing.assert_array_equal(places.bbox[row], box)
+        assert places.date[row] == day
 
 
 def test_a_missing_remote_file_is_named(range_server: RangeServer) -> None:
@@ -327,7 +421,9 @@ def test_a_missing_remote_file_is_named(range_server: RangeServer) -> None:
         open_index(range_server.address + "/elsewhere")
 
 
-@pytest.mark.parametrize("code", ["rabitq", "rabitq4", "pq16", "binary_itq"])
+@pytest.mark.parametrize(
+    "code", ["rabitq", "rabitq4", "pq16", "binary_itq", "binary_mean", "balanced_pq4"]
+)
 def test_other_first_stages_find_the_neighbors(code: str, corpus: Corpus, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     from bocage.search import ArraySource

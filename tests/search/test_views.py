@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bocage.errors import ConfigError, InputError
-from bocage.search import OpenedIndex
+from bocage.search import ArraySource, IndexOptions, OpenedIndex, index, open_index
 from bocage.search.views import outlier, places_like, view
 
 from .conftest import Corpus
@@ -12,14 +12,27 @@ from .conftest import Corpus
 AREA = (11.0, 45.2, 12.0, 46.0)
 
 
+@pytest.fixture(params=["bits_path", "index_path"])
+def opened(request: pytest.FixtureRequest) -> OpenedIndex:
+    """Of binary codes, whose bits count, and of product codes, whose decoded vectors have bits."""
+    return open_index(request.getfixturevalue(request.param))
+
+
+def bits_of(opened: OpenedIndex, codes: np.ndarray) -> np.ndarray:
+    if opened.info.code["codec"] == "binary_mean":
+        return codes
+    centers, basis = opened.codec.centers, opened.codec.basis
+    decoded = [np.concatenate([centers[j][b] for j, b in enumerate(q)]) @ basis.T for q in codes]
+    return np.packbits(np.array(decoded) > 0, axis=1)
+
+
 @pytest.fixture
 def pairs(opened: OpenedIndex):
     """Codes, places and all distances of the area, the slow way."""
-    parts = [opened.read_heads(g) for g in range(opened.n_groups)]
-    lon = np.concatenate([p.lon for p in parts])
-    lat = np.concatenate([p.lat for p in parts])
+    groups = range(opened.n_groups)
+    lon, lat = np.concatenate([opened.read_places(g).lonlat for g in groups]).T
     inside = (lon >= 11) & (lon <= 12) & (lat >= 45.2) & (lat <= 46)
-    codes = np.concatenate([p.codes for p in parts])[inside]
+    codes = bits_of(opened, np.concatenate([opened.read_codes(g) for g in groups])[inside])
     apart = np.bitwise_count(codes[:, None] ^ codes[None]).sum(axis=2) / opened.info.dims
     return codes, apart, haversine(np.radians(lon[inside]), np.radians(lat[inside]))
 
@@ -65,6 +78,10 @@ def test_places_like_ranks_row_groups_by_their_majority_bits(opened, corpus: Cor
         assert east < 11 or west > 12 or north < 45.2 or south > 46
     everywhere = places_like(opened, AREA, k=999)
     assert len(everywhere) < opened.n_groups
+    group, _ = opened.find_row(places[0]["first_row"])
+    majority = np.unpackbits(bits_of(opened, opened.read_codes(group)), axis=1).mean(axis=0) > 0.5
+    stored = np.frombuffer(opened.manifest["fingerprint"][group], np.uint8)
+    np.testing.assert_array_equal(np.unpackbits(stored), majority)
 
 
 def test_views_refuse_unknown_names_and_empty_areas(opened: OpenedIndex) -> None:
@@ -72,3 +89,11 @@ def test_views_refuse_unknown_names_and_empty_areas(opened: OpenedIndex) -> None
         view(opened, "strange")
     with pytest.raises(InputError, match="inside the index"):
         view(opened, "outlier", area=(0, 0, 1, 1))
+
+
+def test_codes_without_bits_are_refused_with_the_fix(corpus: Corpus, tmp_path) -> None:
+    pytest.importorskip("faiss")
+    source = ArraySource(corpus.x[:300], corpus.lonlat[:300])
+    index(source, tmp_path / "i", options=IndexOptions(code="rabitq"))
+    with pytest.raises(ConfigError, match=r"rabitq .*binary"):
+        view(tmp_path / "i", "outlier")

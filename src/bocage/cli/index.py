@@ -14,8 +14,8 @@ def index(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     ],
     out: Annotated[Path, typer.Option(help="Folder to make, for example NAME.index.")],
     code: Annotated[
-        str, typer.Option(help="First stage: binary_mean, binary_itq, rabitq, pq64, ...")
-    ] = "binary_mean",
+        str, typer.Option(help="First stage: auto, balanced_pq16, binary_mean, rabitq, ...")
+    ] = "auto",
     rerank_dims: Annotated[
         int | None, typer.Option(help="Keep a Matryoshka prefix for the second stage.")
     ] = None,

@@ -56,6 +56,26 @@ class Area:
             found[rows] = shapely.intersects(self.polygon, shapely.box(*bounds[rows].T))
         return found
 
+    def covers(self, bounds: NDArray[np.floating]) -> ValidArray:
+        """Which bounds [N, 4] w s e n lie inside as a whole, and with them every row of theirs."""
+        if self.is_world:
+            return np.ones(len(bounds), np.bool_)
+        found: ValidArray = np.zeros(len(bounds), np.bool_)
+        for west, south, east, north in self.boxes:
+            found |= (
+                (bounds[:, 0] >= west)
+                & (bounds[:, 2] <= east)
+                & (bounds[:, 1] >= south)
+                & (bounds[:, 3] <= north)
+            )
+        if self.polygon is not None and found.any():
+            import shapely
+
+            shapely.prepare(self.polygon)
+            rows = np.flatnonzero(found)
+            found[rows] = shapely.covers(self.polygon, shapely.box(*bounds[rows].T))
+        return found
+
     def contains(self, lon: NDArray[np.floating], lat: NDArray[np.floating]) -> ValidArray:
         """Which points lie inside; points on the edge of a rectangle are inside."""
         if self.is_world:

@@ -11,8 +11,8 @@ import numpy as np
 from bocage.errors import InputError
 
 if TYPE_CHECKING:
-    from bocage.search.opened import OpenedIndex, Rows
-    from bocage.types import CodeArray, FloatArray
+    from bocage.search.opened import OpenedIndex
+    from bocage.types import FloatArray
 
 Exemplar = Any
 """A vector [D]; a place (lon, lat); a row id "shard/row"; or a place as text "lon,lat"."""
@@ -25,8 +25,8 @@ class Query:
     vectors: FloatArray
     """Of length one [E, D]."""
 
-    codes: CodeArray
-    """Of the first stage [E, bytes]."""
+    coarse: Any
+    """What the first stage compares with codes: codes [E, bytes] for Hamming, else vectors."""
 
     n_positives: int
     rows: list[tuple[int, int]]
@@ -52,14 +52,16 @@ def resolve(
             expected="at least one vector, place or row",
             fix="to find what is unlike something, pass it as positive with invert=True",
         )
-    vectors, codes, rows = [], [], []
+    vectors, coarse, rows = [], [], []
     for exemplar in [*good, *bad]:
-        vector, code, row = _one(opened, exemplar)
+        vector, first, row = _one(opened, exemplar)
         vectors.append(vector)
-        codes.append(code)
+        coarse.append(first)
         if row is not None:
             rows.append(row)
-    return Query(vectors=np.stack(vectors), codes=np.stack(codes), n_positives=len(good), rows=rows)
+    return Query(
+        vectors=np.stack(vectors), coarse=np.stack(coarse), n_positives=len(good), rows=rows
+    )
 
 
 def _as_list(exemplars: Any) -> list[Any]:
@@ -88,7 +90,13 @@ def _row(opened: OpenedIndex, group: int, row: int) -> tuple[Any, Any, tuple[int
     stored = opened.read_vectors(*at)[0]
     vector = np.zeros(opened.info.dims, np.float32)
     vector[: len(stored)] = stored
-    return vector, opened.read_heads(group).codes[row], (group, row)
+    coarse = vector
+    if opened.compares_bits:
+        coarse = opened.read_row_codes(*at)[0]
+    elif len(stored) < opened.info.dims:
+        # The second stage keeps a prefix only; the code knows something of all dimensions.
+        coarse = opened.codec.decode(opened.read_row_codes(*at))[0]
+    return vector, coarse, (group, row)
 
 
 def _vector(opened: OpenedIndex, values: Any) -> tuple[Any, Any, None]:
@@ -114,7 +122,8 @@ def _vector(opened: OpenedIndex, values: Any) -> tuple[Any, Any, None]:
             fix="choose a place with data",
         )
     vector = vector / np.float32(length)
-    return vector, opened.codec.encode(vector[None])[0], None
+    coarse = opened.codec.encode(vector[None])[0] if opened.compares_bits else vector
+    return vector, coarse, None
 
 
 def nearest_row(opened: OpenedIndex, lon: float, lat: float) -> tuple[int, int]:
@@ -135,12 +144,12 @@ def nearest_row(opened: OpenedIndex, lon: float, lat: float) -> tuple[int, int]:
     for group in np.argsort(gaps, kind="stable"):
         if gaps[group] > best[0]:
             break
-        rows: Rows = opened.read_heads(int(group))
-        away = np.hypot((rows.lon - lon) * shrink, rows.lat - lat)
+        places = opened.read_places(int(group))
+        away = np.hypot(*((places.lonlat - [lon, lat]) * [shrink, 1]).T)
         row = int(away.argmin())
         if away[row] < best[0]:
             best = (float(away[row]), int(group), row)
-            west, south, east, north = rows.bbox[row]
+            west, south, east, north = places.bbox[row]
             size = float(max((east - west) * shrink, north - south))
     if best[0] > 2 * size + 1e-4:
         raise InputError(

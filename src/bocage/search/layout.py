@@ -1,6 +1,6 @@
 """The files of a search index, as written down in docs/search-format.md.
 
-    index.json          what the index is: model, dims, codes, gain, rows, bounds
+    index.json          what the index is: model, dims, codes, rows, bounds
     manifest.parquet    one row per row group: file, rows, bounds, dates, byte offsets, fingerprint
     codec/              the codec of the first stage (codec.json, codec.npz)
     shards/NNNNN.parquet  GeoParquet 1.1, rows in Hilbert order
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "bocage-search"
-VERSION = 1
+VERSION = 2
 
 INDEX_FILE = "index.json"
 MANIFEST_FILE = "manifest.parquet"
@@ -53,11 +53,11 @@ class IndexInfo:
     rerank_dims: int
     """Leading dimensions kept in `rerank`; fewer than `dims` for a Matryoshka prefix."""
 
-    gain: float
-    """The rest was multiplied by this before signed-power int8."""
+    offset: tuple[float, ...]
+    """What code 0 of the second stage stands for, per dimension [rerank_dims]."""
 
-    center: tuple[float, ...]
-    """Mean of vectors of length one, taken off before quantizing [rerank_dims]."""
+    scale: tuple[float, ...]
+    """Step from one code to the next, per dimension [rerank_dims]."""
 
     bbox_wsen: tuple[float, float, float, float]
     """Bounds of all rows, degrees."""
@@ -79,29 +79,30 @@ class IndexInfo:
         """The text of index.json."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
         content["rerank"] = {
-            "method": "signed_power",
-            "formula": "center + sign(q) * (abs(q) / 127.5) ** 2 / gain; of vectors of length one",
+            "method": "linear",
+            "formula": "offset + scale * q per dimension; of vectors of length one",
         }
-        center = json.dumps(content.pop("center"))  # on one line: it has a number per dimension
+        # One line each: they have a number per dimension.
+        lines = [f'  "{name}": {json.dumps(content.pop(name))}' for name in ("offset", "scale")]
         text = json.dumps(content, indent=2)
-        return f'{text[:-2]},\n  "center": {center}\n}}\n'
+        return text[:-2] + ",\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> IndexInfo:
         """Read index.json; StoreError for other files and newer versions."""
         try:
             content = json.loads(text)
-            if content.get("format") != FORMAT or content["version"] > VERSION:
+            if content.get("format") != FORMAT or content["version"] != VERSION:
                 raise StoreError(
                     got=f"{where} of format {content.get('format')} {content.get('version')}",
-                    expected=f"{FORMAT} version {VERSION} or lower",
-                    fix="build it with bocage index, or upgrade bocage",
+                    expected=f"{FORMAT} version {VERSION}",
+                    fix="build it again with bocage index; upgrade bocage if its version is higher",
                 )
             known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
             known["bbox_wsen"] = tuple(known["bbox_wsen"])
             known["dates"] = tuple(known["dates"]) if known.get("dates") else None
             known["columns"] = tuple(known.get("columns", ()))
-            known["center"] = tuple(known["center"])
+            known["offset"], known["scale"] = tuple(known["offset"]), tuple(known["scale"])
             return cls(**known)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
@@ -119,12 +120,12 @@ def emb_footer(info: IndexInfo) -> dict[str, Any]:
         "emb:model": info.model,
         "data_type": "int8",
         "emb:quantization": {
-            "method": "signed_power",
+            "method": "linear",
             "original_dtype": "float32",
             "quantized_dtype": "int8",
+            "scale": list(info.scale),
+            "offset": list(info.offset),
             "column": RERANK,
-            "gain": info.gain,
-            "center": list(info.center),
         },
         "code": {"column": CODE, **info.code},
     }

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bocage.embeddings.codecs import signed_power
 from bocage.embeddings.codecs.registry import restore_codec
 from bocage.embeddings.codecs.tables import import_pyarrow
 from bocage.errors import InputError, StoreError
 from bocage.search.layout import (
     BBOX_FIELDS,
+    CODE,
     CODEC_FOLDER,
+    DATE,
     GEOMETRY,
     INDEX_FILE,
     MANIFEST_FILE,
     RERANK,
+    UNKNOWN_DATE,
     IndexInfo,
 )
 from bocage.search.storage import Storage, joined, open_storage
@@ -30,15 +32,18 @@ if TYPE_CHECKING:
 
     from bocage.embeddings.codecs import Codec
     from bocage.search.area import Area
-    from bocage.types import CodeArray, FloatArray, PathLike
+    from bocage.types import CodeArray, FloatArray, PathLike, ValidArray
 
 # Rows nearer than this are fetched together: a request costs about as much as 16 kB.
 _JOIN_GAP_BYTES = 16 << 10
 
+# Columns of one group follow each other with only a page header between them.
+_PAGE_HEADER_BYTES = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Some rows of the index: where they are, and what the first stage needs of them."""
+    """Some rows of the index: where they are stored, and their codes."""
 
     group: NDArray[np.int32]
     """Row group, an index into the manifest."""
@@ -47,6 +52,19 @@ class Rows:
     """Row inside the group."""
 
     codes: CodeArray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def select(self, which: NDArray[Any]) -> Rows:
+        """Some of these rows."""
+        return Rows(group=self.group[which], row=self.row[which], codes=self.codes[which])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where and when the rows of a group are."""
+
     bbox: FloatArray
     """West, south, east, north in degrees [n, 4]."""
 
@@ -54,27 +72,14 @@ class Rows:
     """Days since 1970-01-01; 0 is unknown."""
 
     @property
-    def lon(self) -> NDArray[np.float64]:
-        """Longitude of the centers."""
-        return (self.bbox[:, 0].astype(np.float64) + self.bbox[:, 2]) / 2
+    def lonlat(self) -> NDArray[np.float64]:
+        """Centers [n, 2]."""
+        return centers(self.bbox)
 
-    @property
-    def lat(self) -> NDArray[np.float64]:
-        """Latitude of the centers."""
-        return (self.bbox[:, 1].astype(np.float64) + self.bbox[:, 3]) / 2
 
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def select(self, which: NDArray[Any]) -> Rows:
-        """Some of these rows."""
-        return Rows(
-            group=self.group[which],
-            row=self.row[which],
-            codes=self.codes[which],
-            bbox=self.bbox[which],
-            date=self.date[which],
-        )
+def centers(bbox: FloatArray) -> NDArray[np.float64]:
+    """Longitude and latitude [n, 2] of the middle of bounds [n, 4]."""
+    return (bbox[:, :2].astype(np.float64) + bbox[:, 2:]) / 2
 
 
 def concatenate(parts: list[Rows]) -> Rows:
@@ -83,8 +88,6 @@ def concatenate(parts: list[Rows]) -> Rows:
         group=np.concatenate([p.group for p in parts]),
         row=np.concatenate([p.row for p in parts]),
         codes=np.concatenate([p.codes for p in parts]),
-        bbox=np.concatenate([p.bbox for p in parts]),
-        date=np.concatenate([p.date for p in parts]),
     )
 
 
@@ -110,6 +113,9 @@ class OpenedIndex:
             name: stored[name].to_numpy(zero_copy_only=False) for name in stored.column_names
         }
         self.n_groups = len(stored)
+        self._footers: dict[str, Any] = {}
+        self._offset = np.asarray(self.info.offset, np.float32)
+        self._scale = np.asarray(self.info.scale, np.float32)
         if int(self.manifest["n_rows"].sum()) != self.info.n_rows:
             raise StoreError(
                 got=f"a manifest of {int(self.manifest['n_rows'].sum())} rows",
@@ -132,6 +138,11 @@ class OpenedIndex:
         return restore_codec(described, arrays, where=self.storage.uri)
 
     @property
+    def compares_bits(self) -> bool:
+        """True if codes are compared by Hamming distance, False if a vector is, with codes."""
+        return str(self.info.code["codec"]).startswith("binary")
+
+    @property
     def n_bits(self) -> int:
         """Bits of one code that carry something."""
         return int(self.info.code["code"]["bits"])
@@ -141,8 +152,7 @@ class OpenedIndex:
         """Bytes of one code."""
         return int(self.info.code["code"]["bytes"])
 
-    # -- row groups
-    # ---------------------------------------------------------------------------------
+    # -- row groups -------------------------------------------------------------------------------
 
     def groups_of(self, area: Area, days: tuple[int, int] | None) -> NDArray[np.intp]:
         """Row groups that could hold rows of an area and of a span of days."""
@@ -154,35 +164,97 @@ class OpenedIndex:
             chosen &= self.manifest["date_last"] != 0
         return np.flatnonzero(chosen)
 
-    def read_heads(self, group: int) -> Rows:
-        """Codes, bounds and dates of a row group: one range request."""
+    def read_inside(self, group: int, area: Area, days: tuple[int, int] | None) -> Rows:
+        """Rows of a group that lie in an area and a span of days.
+
+        Codes alone are read where the manifest shows that all rows do; bounds, or dates, only where
+        it leaves a doubt.
+        """
         m = self.manifest
+        one = slice(group, group + 1)
+        names = []
+        in_doubt = not area.covers(self.bounds[one])[0]
+        if in_doubt:
+            names += list(BBOX_FIELDS)
+        if days is not None and not (
+            m["n_undated"][group] == 0
+            and days[0] <= m["date_first"][group]
+            and m["date_last"][group] <= days[1]
+        ):
+            names.append(DATE)
+        columns = self._columns(group, [CODE, *names])
         n = int(m["n_rows"][group])
-        first = int(m["code_offset"][group])
-        last = int(m["date_offset"][group]) + 4 * n
-        (data,) = self.storage.read_ranges(m["file"][group], [(first, last - first)])
-        bytes_ = np.frombuffer(data, np.uint8)
-
-        def column(name: str, width: int, dtype: str) -> Any:
-            start = int(m[f"{name}_offset"][group]) - first
-            return bytes_[start : start + n * width].view(dtype)
-
-        return Rows(
+        rows = Rows(
             group=np.full(n, group, np.int32),
             row=np.arange(n, dtype=np.int32),
-            codes=bytes_[: n * self.code_bytes].reshape(n, self.code_bytes),
-            bbox=np.stack([column(name, 4, "<f4") for name in BBOX_FIELDS], axis=1),
-            date=column("date", 4, "<i4"),
+            codes=columns[CODE].reshape(n, self.code_bytes),
         )
+        inside: ValidArray = np.ones(n, np.bool_)
+        if in_doubt:
+            at = centers(np.stack([columns[name] for name in BBOX_FIELDS], axis=1))
+            inside &= area.contains(at[:, 0], at[:, 1])
+        if days is not None and DATE in names:
+            date = columns[DATE]
+            inside &= (date >= days[0]) & (date <= days[1]) & (date != UNKNOWN_DATE)
+        return rows if inside.all() else rows.select(inside)
 
-    # -- rows
-    # -----------------------------------------------------------------------------------------
+    def read_places(self, group: int) -> Places:
+        """Bounds and dates of all rows of a group: one range request."""
+        columns = self._columns(group, [*BBOX_FIELDS, DATE])
+        bbox = np.stack([columns[name] for name in BBOX_FIELDS], axis=1)
+        return Places(bbox=bbox, date=columns[DATE])
+
+    def read_codes(self, group: int) -> CodeArray:
+        """Codes of all rows of a group [n, bytes]."""
+        codes: CodeArray = self._columns(group, [CODE])[CODE].reshape(-1, self.code_bytes)
+        return codes
+
+    def _columns(self, group: int, names: list[str]) -> dict[str, Any]:
+        """Columns of fixed width of a group, by range; neighbors in the file come together."""
+        m = self.manifest
+        n = int(m["n_rows"][group])
+        widths = {CODE: self.code_bytes, DATE: 4, **dict.fromkeys(BBOX_FIELDS, 4)}
+        kinds = {CODE: "u1", DATE: "<i4", **dict.fromkeys(BBOX_FIELDS, "<f4")}
+        wanted = [(int(m[f"{name}_offset"][group]), n * widths[name]) for name in names]
+        ranges, places = joined(wanted, _PAGE_HEADER_BYTES)
+        pieces = self.storage.read_ranges(str(m["file"][group]), ranges)
+        return {
+            name: np.frombuffer(pieces[piece], np.uint8, n * widths[name], start).view(kinds[name])
+            for name, (piece, start) in zip(names, places, strict=True)
+        }
+
+    # -- rows -------------------------------------------------------------------------------------
 
     def read_vectors(self, group: NDArray[Any], row: NDArray[Any]) -> FloatArray:
         """Vectors of some rows [n, rerank_dims], of length one, from their int8 codes."""
-        width = self.info.rerank_dims
-        q = np.empty((len(row), width), np.int8)
-        offsets = self.manifest[f"{RERANK}_offset"][group] + row.astype(np.int64) * width
+        x = self._values(RERANK, group, row, self.info.rerank_dims).view(np.int8).astype(np.float32)
+        x *= self._scale
+        x += self._offset
+        length = np.linalg.norm(x, axis=1, keepdims=True).astype(np.float32)
+        x /= np.maximum(length, np.float32(1e-30))
+        return x
+
+    def read_row_codes(self, group: NDArray[Any], row: NDArray[Any]) -> CodeArray:
+        """Codes of some rows [n, bytes]."""
+        return self._values(CODE, group, row, self.code_bytes)
+
+    def read_dates(self, group: NDArray[Any], row: NDArray[Any]) -> NDArray[np.int32]:
+        """Days since 1970-01-01 of some rows; nothing is read of groups with a single date."""
+        m = self.manifest
+        date: NDArray[np.int32] = m["date_first"][group].astype(np.int32)
+        several = (m["date_first"] != m["date_last"]) | (m["n_undated"] > 0)
+        several &= m["date_last"] != UNKNOWN_DATE
+        mine = np.flatnonzero(several[group])
+        if len(mine):
+            date[mine] = self._values(DATE, group[mine], row[mine], 4).view("<i4")[:, 0]
+        return date
+
+    def _values(
+        self, column: str, group: NDArray[Any], row: NDArray[Any], width: int
+    ) -> NDArray[np.uint8]:
+        """Values of a column of fixed width [n, bytes], by range."""
+        found = np.empty((len(row), width), np.uint8)
+        offsets = self.manifest[f"{column}_offset"][group] + row.astype(np.int64) * width
         files = self.manifest["file"][group]
         for file in np.unique(files):
             mine = np.flatnonzero(files == file)
@@ -190,13 +262,8 @@ class OpenedIndex:
             ranges, places = joined([(int(o), width) for o in offsets[mine]], _JOIN_GAP_BYTES)
             pieces = self.storage.read_ranges(str(file), ranges)
             for i, (piece, start) in zip(mine, places, strict=True):
-                q[i] = np.frombuffer(pieces[piece], np.int8, width, start)
-        x = signed_power.decode(q)
-        x /= np.float32(self.info.gain)
-        x += np.asarray(self.info.center, np.float32)
-        length = np.linalg.norm(x, axis=1, keepdims=True).astype(np.float32)
-        x /= np.maximum(length, np.float32(1e-30))
-        return x
+                found[i] = np.frombuffer(pieces[piece], np.uint8, width, start)
+        return found
 
     def read_columns(self, group: int, names: list[str]) -> Any:
         """Compressed columns (geometry, carried columns) of one row group, a pyarrow table."""
@@ -204,7 +271,10 @@ class OpenedIndex:
         file = str(self.manifest["file"][group])
         source = _RangeFile(self.storage, file, int(self.manifest["file_bytes"][group]))
         try:
-            opened = pyarrow.parquet.ParquetFile(pyarrow.PythonFile(source, "r"))
+            opened = pyarrow.parquet.ParquetFile(
+                pyarrow.PythonFile(source, "r"), metadata=self._footers.get(file)
+            )
+            self._footers[file] = opened.metadata
             return opened.read_row_group(int(self.manifest["group"][group]), columns=names)
         except pyarrow.ArrowInvalid as error:
             raise StoreError(
@@ -226,8 +296,7 @@ class OpenedIndex:
         table = pa.concat_tables(parts)
         return table.take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
 
-    # -- names of rows
-    # --------------------------------------------------------------------------------
+    # -- names of rows ----------------------------------------------------------------------------
 
     def row_ids(self, group: NDArray[Any], row: NDArray[Any]) -> list[str]:
         """Names of rows, "shard/row": where a row is, so that it is found without an index."""

@@ -14,7 +14,7 @@ Scores of several exemplars combine per row, from its similarity s to each (1 is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date as Date  # noqa: N812
 from itertools import islice
@@ -26,6 +26,7 @@ from bocage.errors import ConfigError, InputError
 from bocage.search.area import Area, AreaLike, make_area
 from bocage.search.exemplars import Exemplar, Query, resolve
 from bocage.search.hamming import distance_function
+from bocage.search.layout import GEOMETRY, float32_outward
 from bocage.search.opened import OpenedIndex, Rows, concatenate, open_index
 from bocage.search.results import Hits
 
@@ -107,21 +108,21 @@ def search(
     place, days = make_area(area), make_days(dates)
     query = resolve(opened, positives, negatives)
     best = _first_stage(opened, query, options, rows_inside(opened, place, days, where))
-    if len(best.rows) == 0:
+    if best is None:
         raise no_rows(opened, place, dates, where)
-    score = best.score
-    rows = best.rows
+    rows, score = best.rows, best.score
     if options.rerank and not options.exact:
         vectors = opened.read_vectors(rows.group, rows.row)
         score = combine(query.cosines(vectors), query.n_positives, options)
     order = _best_first(score, rows)[: options.k]
     rows, score = rows.select(order), score[order]
+    attributes = opened.read_attributes(rows.group, rows.row)
     return Hits(
         row=opened.row_ids(rows.group, rows.row),
         score=score.astype(np.float32),
-        bbox=rows.bbox,
-        date=rows.date,
-        attributes=opened.read_attributes(rows.group, rows.row),
+        bbox=bounds_of(attributes[GEOMETRY]),
+        date=opened.read_dates(rows.group, rows.row),
+        attributes=attributes,
         n_searched=best.n_searched,
         index=opened.storage.uri,
     )
@@ -142,28 +143,29 @@ def rows_inside(
         )
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
         waiting = iter(groups)
-        queue = [pool.submit(opened.read_heads, int(g)) for g in islice(waiting, _READ_AHEAD)]
+
+        def ahead(n: int) -> list[Future[Rows]]:
+            return [pool.submit(opened.read_inside, int(g), area, days) for g in islice(waiting, n)]
+
+        queue = ahead(_READ_AHEAD)
         while queue:
             rows = queue.pop(0).result()
-            queue += [pool.submit(opened.read_heads, int(g)) for g in islice(waiting, 1)]
-            inside = area.contains(rows.lon, rows.lat)
-            if days is not None:
-                inside &= (rows.date >= days[0]) & (rows.date <= days[1]) & (rows.date != 0)
-            if columns and where and inside.any():
+            queue += ahead(1)
+            if columns and where and len(rows):
                 table = opened.read_columns(int(rows.group[0]), columns)
+                fits: ValidArray = np.ones(len(table), np.bool_)
                 for name in columns:
-                    inside &= _matches(table[name], where[name])
-            if inside.all():
+                    fits &= _matches(table[name], where[name])
+                rows = rows.select(fits[rows.row])
+            if len(rows):
                 yield rows
-            elif inside.any():
-                yield rows.select(inside)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Best:
     rows: Rows
     score: FloatArray
-    n_searched: int = 0
+    n_searched: int
 
 
 @dataclass
@@ -186,21 +188,19 @@ class _Kept:
         if self.n_waiting > 2 * self.n + 20_000:
             self.settle()
 
-    def settle(self) -> _Best | None:
-        if not self.parts:
-            return None
+    def settle(self) -> None:
         rows, score = concatenate(self.parts), np.concatenate(self.scores)
         order = _best_first(score, rows)[: self.n]
         rows, score = rows.select(order), score[order]
         self.parts, self.scores, self.n_waiting = [rows], [score], len(rows)
         if len(score) == self.n:
             self.least = float(score[-1])
-        return _Best(rows=rows, score=score)
 
 
 def _first_stage(
     opened: OpenedIndex, query: Query, options: SearchOptions, blocks: Iterator[Rows]
-) -> _Best:
+) -> _Best | None:
+    """The best rows by codes, or None if there is no row."""
     n_kept = options.k
     if options.rerank and not options.exact:
         n_kept = max(options.k, options.n_candidates or max(200, 10 * options.k))
@@ -218,26 +218,17 @@ def _first_stage(
         else:
             s = similarity(rows.codes)
         kept.add(rows, combine(s, query.n_positives, options))
-    best = kept.settle()
-    if best is None:
-        nothing = np.zeros(0, np.int32)
-        empty = Rows(
-            group=nothing,
-            row=nothing,
-            codes=np.zeros((0, opened.code_bytes), np.uint8),
-            bbox=np.zeros((0, 4), np.float32),
-            date=nothing,
-        )
-        return _Best(rows=empty, score=np.zeros(0, np.float32))
-    best.n_searched = n_searched
-    return best
+    if n_searched == 0:
+        return None
+    kept.settle()
+    return _Best(rows=kept.parts[0], score=kept.scores[0], n_searched=n_searched)
 
 
 def _code_similarity(opened: OpenedIndex, query: Query) -> Any:
     """A function from codes [n, bytes] to similarities [n, exemplars]."""
-    if opened.info.code["codec"].startswith("binary"):
+    if opened.compares_bits:
         n_bits = opened.n_bits
-        distances = distance_function(query.codes, opened.info.rows_per_group, "auto")
+        distances = distance_function(query.coarse, opened.info.rows_per_group, "auto")
 
         def hamming(codes: Any) -> FloatArray:
             similar: FloatArray = 1 - distances(codes).astype(np.float32) * np.float32(2 / n_bits)
@@ -248,7 +239,7 @@ def _code_similarity(opened: OpenedIndex, query: Query) -> Any:
 
     def asymmetric(codes: Any) -> FloatArray:
         # Between vectors of length one, cosine = 1 - squared distance / 2.
-        return np.asarray(1 - codec.distances(query.vectors, codes).T / 2, np.float32)
+        return np.asarray(1 - codec.distances(query.coarse, codes).T / 2, np.float32)
 
     return asymmetric
 
@@ -267,6 +258,14 @@ def combine(s: FloatArray, n_positives: int, options: SearchOptions) -> FloatArr
     if bad.shape[1]:
         score -= bad.mean(axis=1) if options.combine == "mean" else bad.max(axis=1)
     return np.asarray(-score if options.invert else score, np.float32)
+
+
+def bounds_of(geometry: Any) -> FloatArray:
+    """Bounds [n, 4] of a column of WKB, as the column bbox has them."""
+    import shapely
+
+    shapes = shapely.from_wkb(geometry.to_numpy(zero_copy_only=False))
+    return float32_outward(shapely.bounds(shapes))
 
 
 def make_days(dates: Dates) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.embeddings.codecs.codec import has_look
 from bocage.errors import StoreError
 from bocage.search.layout import (
     BBOX,
@@ -22,6 +23,8 @@ from bocage.search.layout import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bocage.embeddings.codecs import Codec
 
 _PLAIN = [CODE, *(f"{BBOX}.{name}" for name in BBOX_FIELDS), DATE, RERANK]
 
@@ -41,7 +44,7 @@ def shard_schema(code_bytes: int, rerank_bytes: int, extra: Any) -> Any:
     return pa.schema(fields + list(extra or []))
 
 
-def write_shard(path: Path, table: Any, info: IndexInfo) -> list[dict[str, Any]]:
+def write_shard(path: Path, table: Any, info: IndexInfo, codec: Codec) -> list[dict[str, Any]]:
     """Write one shard and return the manifest rows of its row groups."""
     import pyarrow.parquet as pq
 
@@ -64,10 +67,10 @@ def write_shard(path: Path, table: Any, info: IndexInfo) -> list[dict[str, Any]]
         data_page_size=1 << 30,
     ) as writer:
         writer.write_table(table, row_group_size=info.rows_per_group)
-    return _manifest_rows(path, table, boxes, info)
+    return _manifest_rows(path, table, boxes, codec)
 
 
-def _manifest_rows(path: Path, table: Any, boxes: Any, info: IndexInfo) -> list[dict[str, Any]]:
+def _manifest_rows(path: Path, table: Any, boxes: Any, codec: Codec) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     footer = pq.read_metadata(path)
@@ -95,15 +98,17 @@ def _manifest_rows(path: Path, table: Any, boxes: Any, info: IndexInfo) -> list[
             "ymax": boxes[part, 3].max(),
             "date_first": int(known.min()) if len(known) else 0,
             "date_last": int(known.max()) if len(known) else 0,
+            "n_undated": n - len(known),
         }
         for i in range(chunk.num_columns):
             column = chunk.column(i)
             if column.path_in_schema in widths:
                 name = column.path_in_schema.replace(f"{BBOX}.", "")
                 row[f"{name}_offset"] = _values_offset(column, n, widths[column.path_in_schema])
-        if info.code["codec"].startswith("binary"):
+        if has_look(codec):
             # How often each bit is set; the majority is what the places of this group look like.
-            share = np.unpackbits(codes[part], axis=1).mean(axis=0)
+            bits, n_bits = codec.look(codes[part])
+            share = np.unpackbits(bits, axis=1, count=n_bits).mean(axis=0)
             row["fingerprint"] = np.packbits(share > 0.5).tobytes()
             row["diversity"] = float(2 * (share * (1 - share)).sum())
         rows.append(row)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bocage.errors import ConfigError, SourceError
@@ -21,6 +22,8 @@ Range = tuple[int, int]
 """Offset and length in bytes."""
 
 _PARALLEL = 8
+_COUNTING = Lock()
+"""Row groups are read on several threads, and adding to a number takes more than one step."""
 
 
 class Storage(Protocol):
@@ -182,6 +185,7 @@ def _counted(storage: Storage, path: str, ranges: list[Range], pieces: list[byte
                 expected="the whole file that the manifest describes",
                 fix="the copy is truncated: copy it again, or build the index again",
             )
-    storage.n_requests += len(pieces)
-    storage.n_bytes += sum(map(len, pieces))
+    with _COUNTING:
+        storage.n_requests += len(pieces)
+        storage.n_bytes += sum(map(len, pieces))
     return pieces

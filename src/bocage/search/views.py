@@ -1,12 +1,13 @@
 """Views: a number for every row of an area, from its codes alone.
 
-    outlier     mean Hamming distance to all rows of the area, exactly: from how often each bit is
-    set surprise    mean distance to the 8 nearest rows on the ground: unlike its surroundings edge
-    largest minus least distance to the 6 nearest rows: like one side, unlike the other diversity
-    mean distance between two rows among the 16 around it on the ground
+    outlier    mean distance to all rows of the area, exactly: from how often each bit is set
+    surprise   mean distance to the 8 nearest rows on the ground: unlike its surroundings
+    edge       largest minus least distance to the 6 nearest rows: like one side, unlike the other
+    diversity  mean distance between two rows among the 16 around it on the ground
 
-Distances are fractions of the bits, 0 to 1. None of them depends on the order of rows.
-`places_like` ranks pieces of the whole index by how much they look like an area; it reads the
+A distance is the share of differing bits, 0 to 1: bits of binary codes, or of other codes the side
+of the mean on which each dimension of the decoded vector lies. None of them depends on the order of
+rows. `places_like` ranks pieces of the whole index by how much they look like an area; it reads the
 manifest only.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from bocage.errors import ConfigError, InputError
 from bocage.search.area import AreaLike, make_area
-from bocage.search.opened import OpenedIndex, Rows, concatenate, open_index
+from bocage.search.opened import OpenedIndex, Rows, centers, concatenate, open_index
 from bocage.search.query import Dates, make_days, no_rows, rows_inside
 
 if TYPE_CHECKING:
@@ -60,34 +61,41 @@ def view(
             got=f"view {name!r}", expected=f"one of {', '.join(VIEWS)}", fix="use outlier"
         )
     opened = index if isinstance(index, OpenedIndex) else open_index(index)
-    _need_bits(opened)
+    _check_look(opened)
     rows = _all_rows(opened, area, dates)
-    n_bits = opened.n_bits
-    value = outlier(rows.codes, n_bits) if name == "outlier" else _local(name, rows, n_bits)
+    bits, n_bits = opened.codec.look(rows.codes)
+    bbox = _bounds(opened, rows)
+    lonlat = centers(bbox)
+    value = outlier(bits, n_bits) if name == "outlier" else _local(name, bits, lonlat, n_bits)
     return View(
         name=name,
         row=opened.row_ids(rows.group, rows.row),
         value=value,
-        lonlat=np.stack([rows.lon, rows.lat], axis=1),
-        bbox=rows.bbox,
+        lonlat=lonlat,
+        bbox=bbox,
     )
 
 
 def outlier(codes: CodeArray, n_bits: int) -> FloatArray:
     """Mean share of differing bits between each code and all others, exactly."""
     n = len(codes)
-    set_count = np.zeros(n_bits, np.int64)
-    for start in range(0, n, _BLOCK):
-        bits = np.unpackbits(codes[start : start + _BLOCK], axis=1, count=n_bits)
-        set_count += bits.sum(axis=0, dtype=np.int64)
     # A set bit differs from every code where it is not set, and the other way round.
-    share = set_count / max(n - 1, 1)
+    share = count_set(codes, n_bits) / max(n - 1, 1)
     base, step = share.sum(), n / max(n - 1, 1) - 2 * share
     value = np.empty(n, np.float32)
     for start in range(0, n, _BLOCK):
         bits = np.unpackbits(codes[start : start + _BLOCK], axis=1, count=n_bits)
         value[start : start + _BLOCK] = (base + bits @ step) / n_bits
     return value
+
+
+def count_set(codes: CodeArray, n_bits: int) -> NDArray[np.int64]:
+    """How many codes have each bit set [n_bits]."""
+    count = np.zeros(n_bits, np.int64)
+    for start in range(0, len(codes), _BLOCK):
+        bits = np.unpackbits(codes[start : start + _BLOCK], axis=1, count=n_bits)
+        count += bits.sum(axis=0, dtype=np.int64)
+    return count
 
 
 def places_like(
@@ -99,18 +107,14 @@ def places_like(
     Returns the k nearest groups that do not touch the area: bounds, share of differing bits, rows.
     """
     opened = index if isinstance(index, OpenedIndex) else open_index(index)
-    _need_bits(opened)
+    _check_look(opened)
     place = make_area(area)
     rows = _all_rows(opened, place, dates)
-    bits = np.zeros(8 * rows.codes.shape[1], np.int64)
-    for start in range(0, len(rows), _BLOCK):
-        bits += np.unpackbits(rows.codes[start : start + _BLOCK], axis=1).sum(
-            axis=0, dtype=np.int64
-        )
-    look = np.packbits(bits * 2 > len(rows))
+    bits, n_bits = opened.codec.look(rows.codes)
+    look = np.packbits(count_set(bits, n_bits) * 2 > len(rows))
     stored = opened.manifest["fingerprint"]
     others = np.frombuffer(b"".join(stored), np.uint8).reshape(opened.n_groups, -1)
-    distance = np.bitwise_count(others ^ look).sum(axis=1) / opened.n_bits
+    distance = np.bitwise_count(others ^ look).sum(axis=1) / n_bits
     elsewhere = np.flatnonzero(~place.touches(opened.bounds))
     order = elsewhere[np.argsort(distance[elsewhere], kind="stable")][:k]
     return [
@@ -124,27 +128,27 @@ def places_like(
     ]
 
 
-def _local(name: str, rows: Rows, n_bits: int) -> FloatArray:
-    neighbors = _neighbors(rows, min(_NEIGHBORS[name], len(rows) - 1))
-    value = np.zeros(len(rows), np.float32)
+def _local(name: str, bits: CodeArray, lonlat: NDArray[np.float64], n_bits: int) -> FloatArray:
+    neighbors = _neighbors(lonlat, min(_NEIGHBORS[name], len(bits) - 1))
+    value = np.zeros(len(bits), np.float32)
     if neighbors.shape[1] == 0:
         return value
-    for start in range(0, len(rows), _BLOCK):
+    for start in range(0, len(bits), _BLOCK):
         part = slice(start, start + _BLOCK)
-        around = rows.codes[neighbors[part]]  # [b, k, bytes]
+        around = bits[neighbors[part]]  # [b, k, bytes]
         if name == "diversity":
-            both = np.concatenate([rows.codes[part][:, None], around], axis=1)
+            both = np.concatenate([bits[part][:, None], around], axis=1)
             m = both.shape[1]
             ones = np.unpackbits(both, axis=2, count=n_bits).sum(axis=1, dtype=np.int64)
             value[part] = (ones * (m - ones)).sum(axis=1) / (m * (m - 1) / 2) / n_bits
             continue
-        apart = np.bitwise_count(around ^ rows.codes[part][:, None]).sum(axis=2) / n_bits
+        apart = np.bitwise_count(around ^ bits[part][:, None]).sum(axis=2) / n_bits
         spread = apart.max(axis=1) - apart.min(axis=1)
         value[part] = apart.mean(axis=1) if name == "surprise" else spread
     return value
 
 
-def _neighbors(rows: Rows, k: int) -> NDArray[np.intp]:
+def _neighbors(lonlat: NDArray[np.float64], k: int) -> NDArray[np.intp]:
     """The k nearest other rows on the ground [n, k]."""
     try:
         from scipy.spatial import cKDTree
@@ -154,14 +158,14 @@ def _neighbors(rows: Rows, k: int) -> NDArray[np.intp]:
             expected="scipy",
             fix='pip install "bocage[search]"',
         ) from error
-    lon, lat = np.radians(rows.lon), np.radians(rows.lat)
+    lon, lat = np.radians(lonlat).T
     # Points on the sphere: no seam at the antimeridian, no stretching near the poles.
     xyz = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    found: NDArray[np.intp] = cKDTree(xyz).query(xyz, k=k + 1)[1].reshape(len(rows), -1)
+    found: NDArray[np.intp] = cKDTree(xyz).query(xyz, k=k + 1)[1].reshape(len(lonlat), -1)
     # Several dates of one place share a point, so a row is not always its own first neighbor.
-    is_self = found == np.arange(len(rows))[:, None]
+    is_self = found == np.arange(len(lonlat))[:, None]
     is_self[~is_self.any(axis=1), -1] = True
-    others: NDArray[np.intp] = found[~is_self].reshape(len(rows), -1)
+    others: NDArray[np.intp] = found[~is_self].reshape(len(lonlat), -1)
     return others
 
 
@@ -182,11 +186,18 @@ def _all_rows(opened: OpenedIndex, area: AreaLike, dates: Dates) -> Rows:
     return concatenate(parts)
 
 
-def _need_bits(opened: OpenedIndex) -> None:
-    codec = opened.info.code["codec"]
-    if not codec.startswith("binary"):
-        raise ConfigError(
-            got=f"a view on an index of {codec} codes",
-            expected="binary codes, whose bits can be compared",
-            fix="build the index with code binary_mean",
-        )
+def _bounds(opened: OpenedIndex, rows: Rows) -> FloatArray:
+    """Bounds of rows [n, 4], which come group by group."""
+    starts = np.flatnonzero(np.diff(rows.group, prepend=-1))
+    parts = np.split(rows.row, starts[1:])
+    return np.concatenate(
+        [
+            opened.read_places(int(rows.group[start])).bbox[part]
+            for start, part in zip(starts, parts, strict=True)
+        ]
+    )
+
+
+def _check_look(opened: OpenedIndex) -> None:
+    """Refuse codes that no view can be made of before anything is read."""
+    opened.codec.look(np.zeros((0, opened.code_bytes), np.uint8))

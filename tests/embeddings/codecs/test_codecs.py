@@ -16,7 +16,7 @@ from bocage.embeddings.codecs.lloyd_max import normal_codebook
 from bocage.embeddings.codecs.rotation import haar_rotation
 from bocage.errors import ConfigError, InputError, StoreError
 
-FAISS = ("rabitq", "rabitq2", "rabitq4", "pq12", "opq12", "rq3")
+FAISS = ("rabitq", "rabitq2", "rabitq4", "pq12", "opq12", "rq3", "balanced_pq12")
 PLAIN = [n for n in codec_names() if "<" not in n and not n.startswith("rabitq")]
 REDUCED = [
     f"{r}24-{q}" for r in ("pca", "svd", "rp", "select", "prefix") for q in ("int8", "binary")

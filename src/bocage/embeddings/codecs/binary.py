@@ -86,6 +86,10 @@ class Binary(Codec):
         """Hamming distances [Q, N] between the bits of real queries and codes."""
         return hamming(self.encode(queries), self.check_codes(q)).astype(np.float32)
 
+    def look(self, q: CodeArray) -> tuple[CodeArray, int]:
+        """The codes themselves."""
+        return q, self.n_bits
+
 
 class IterativeQuantization(Binary):
     """Binary codes after PCA axes and the rotation that leaves the least error (ITQ).

@@ -99,8 +99,16 @@ class Codec(ABC):
             fix="decode the codes and compare the vectors",
         )
 
-    # -- what subclasses say
-    # -------------------------------------------------------------------------
+    def look(self, q: CodeArray) -> tuple[CodeArray, int]:
+        """Packed bits of each code and how many, for views that count differing bits."""
+        del q
+        raise ConfigError(
+            got=f"the bits of {self.name} codes",
+            expected="binary* or balanced_pq*, whose codes say which side of the mean they are on",
+            fix="build the index with code auto or binary_mean",
+        )
+
+    # -- what subclasses say ----------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -180,6 +188,11 @@ class Codec(ABC):
                 fix="call fit(x) with training vectors, or load_codec(path)",
             )
         return self.dims
+
+
+def has_look(codec: Codec) -> bool:
+    """Whether views can be made from the codes of a codec alone."""
+    return type(codec).look is not Codec.look
 
 
 def check_vectors(x: FloatArray, *, dims: int | None = None) -> FloatArray:

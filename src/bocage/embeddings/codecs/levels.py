@@ -91,6 +91,10 @@ class Levels(Codec):
         """Hamming distances [Q, N] between the bits of real queries and codes."""
         return hamming(self.encode(queries), self.check_codes(q)).astype(np.float32)
 
+    def look(self, q: CodeArray) -> tuple[CodeArray, int]:
+        """The codes themselves."""
+        return q, self.n_bits
+
 
 def _step_for(extent: np.ndarray[tuple[int], np.dtype[np.float64]], n_bits: int) -> float:
     """The smallest step with at most `n_bits` cuts over all axes; 0 if nothing varies."""

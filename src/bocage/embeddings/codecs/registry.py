@@ -1,8 +1,8 @@
 """Codecs by name: `make_codec("pca64-int8")`, and codecs on disk.
 
 A name is a quantizer, or a reducer with its dimensions, a hyphen and a quantizer. Any reducer goes
-with any quantizer. `codec_names()` lists the quantizers; sizes of pq, opq and rq are bytes per
-vector and free.
+with any quantizer. `codec_names()` lists the quantizers; sizes of balanced_pq, pq, opq and rq are
+bytes per vector and free.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.embeddings.codecs.affine import Affine, RotatedAffine
+from bocage.embeddings.codecs.balanced import BalancedProduct
 from bocage.embeddings.codecs.binary import Binary, IterativeQuantization, Ternary
 from bocage.embeddings.codecs.floats import (
     Float8,
@@ -88,13 +89,13 @@ _QUANTIZERS: dict[str, _Factory] = {
     "rabitq4": _rabitq(4),
 }
 
-_SIZED = re.compile(r"(pq|opq|rq)(\d+)")
+_SIZED = re.compile(r"(balanced_pq|pq|opq|rq)(\d+)")
 _REDUCED = re.compile(rf"({'|'.join(REDUCERS)})(\d+)-(.+)")
 
 
 def codec_names() -> list[str]:
-    """Every quantizer by name; `pq`, `opq` and `rq` take bytes per vector, as in pq64."""
-    return [*_QUANTIZERS, "pq<bytes>", "opq<bytes>", "rq<bytes>"]
+    """Every quantizer by name; product quantizers take bytes per vector, as in pq64."""
+    return [*_QUANTIZERS, "balanced_pq<bytes>", "pq<bytes>", "opq<bytes>", "rq<bytes>"]
 
 
 def make_codec(name: str, *, seed: int = 0) -> Codec:
@@ -103,6 +104,8 @@ def make_codec(name: str, *, seed: int = 0) -> Codec:
         return _QUANTIZERS[name](name, seed)
     if sized := _SIZED.fullmatch(name):
         kind, size = sized[1], int(sized[2])
+        if size > 0 and kind == "balanced_pq":
+            return BalancedProduct(name, size=size, seed=seed)
         if size > 0:
             return FaissCodec(name, kind=kind, size=size, seed=seed)
     if reduced := _REDUCED.fullmatch(name):
