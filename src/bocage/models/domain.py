@@ -75,6 +75,16 @@ def reach_px(config: ModelConfig, patch_size: int, neighborhood_px: int | None =
     return (layers * half + _resize_cells(config, patch_size)) * patch_size
 
 
+def check_one_domain(timestamps: Tensor) -> None:
+    """InputError unless timestamps [B, T, 3] are those of a single domain."""
+    if len(timestamps) != 1:
+        raise InputError(
+            got=f"a batch of {len(timestamps)} domains",
+            expected="one domain per call",
+            fix="call once for each",
+        )
+
+
 class DomainEncoder:
     """An encoder for one large domain; called like ``Encoder`` with a batch of one."""
 
@@ -100,12 +110,7 @@ class DomainEncoder:
         ``visible`` [1, h, w, T, S] hides tokens from all others; a location query that has no
         visible token in its window reads nothing. Memory is about twice the tokens.
         """
-        if len(timestamps) != 1:
-            raise InputError(
-                got=f"a batch of {len(timestamps)} domains",
-                expected="one domain per call",
-                fix="call once for each",
-            )
+        check_one_domain(timestamps)
         config, encoder = self.config, self.encoder
         sensors = [m for m in config.modalities if m in values]
         step = input_res_m * patch_size / 10

@@ -26,6 +26,7 @@ from bocage.models.config import ModelConfig
 from bocage.models.domain import DomainEncoder, neighborhood_cells, reach_px
 from bocage.models.encoder import Encoder
 from bocage.models.engine import FastEncoder, check_compile, choose_precision, fast_encoder
+from bocage.models.engine.sliding import SlidingEncoder, sliding_encoder
 from bocage.models.inputs import (
     check_grid,
     check_patch_size,
@@ -139,6 +140,7 @@ class Model:
         self.weights_id = weights_id
         self.load_report = load_report
         self._warned_long = False
+        self._sliding: SlidingEncoder | None = None
 
     @cached_property
     def engine(self) -> FastEncoder | None:
@@ -268,6 +270,16 @@ class Model:
             check_units=check_units,
             query_size=location_query_patch_size,
         )
+        if self._sliding is not None:
+            return self._sliding.grid(
+                read.values,
+                read.timestamps,
+                patch_size,
+                output=output,
+                visible=read.visible,
+                location_query_patch_size=location_query_patch_size,
+                raw=read.raw,
+            )
         if output == "pooled" and self.engine is not None and read.visible is None:
             return self.engine.pooled(read.values, read.timestamps, patch_size, raw=read.raw)
         return self._encode(read, patch_size, location_query_patch_size).grid(output)
@@ -408,10 +420,11 @@ class Model:
         """
         cells = neighborhood_cells(self.config, patch_size, neighborhood_px)
         view = copy.copy(self)
-        view.__dict__["engine"] = None  # the engine attends within whole windows
-        if view.precision == "int8":
-            view.precision = "bf16"
-        view.encoder = cast(Encoder, DomainEncoder(self.encoder, cells))
+        view._sliding = sliding_encoder(self.encoder, self.engine, cells)
+        if view._sliding is None:
+            view.__dict__["engine"] = None  # the engine attends within whole windows
+            view.precision = "bf16" if view.precision == "int8" else view.precision
+            view.encoder = cast(Encoder, DomainEncoder(self.encoder, cells))
         return view.window_encoder(
             patch_size=patch_size,
             output=output,
