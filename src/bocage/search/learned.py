@@ -26,6 +26,9 @@ _SAMPLE_BYTES = 80 << 20
 
 _FEW_ROWS = 1000
 
+_LOOK_AT = 8
+"""Rows looked at for each row of the sample."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
@@ -45,25 +48,20 @@ class Learned:
 
 def learn(source: Source, options: IndexOptions, model: str) -> Learned:
     """Fit the codes of both stages and the cuts of the curve on a sample of the source."""
-    vectors: list[FloatArray] = []
-    keys: list[NDArray[np.uint64]] = []
-    extra: Any = None
-    row_bytes = 0
-    n_sampled = 0
-    for batch in source.sample(options.sample_rows, options.seed):
-        x, _ = unit_vectors(batch, on_zero=options.on_zero)
-        n_sampled += len(x)
-        if vectors and n_sampled * x.shape[1] * 4 > _SAMPLE_BYTES:
-            break
-        if vectors and x.shape[1] != vectors[0].shape[1]:
-            raise mixed_dimensions(x.shape[1], vectors[0].shape[1], batch.where)
-        vectors.append(x)
-        keys.append(place_keys(batch.bbox))
-        extra = batch.columns.schema if batch.columns is not None else None
+    sample = _Sample(options)
+    row_bytes, extra = 0, None
+    # Many more rows are looked at than kept: a few blocks of a source are a few landscapes, and
+    # what lies beyond the least and largest value is clipped.
+    for batch in source.sample(_LOOK_AT * options.sample_rows, options.seed):
+        x, keep = unit_vectors(batch, on_zero=options.on_zero)
+        sample.add(x, place_keys(batch.bbox[keep]), batch.where)
         other = batch.geometry.nbytes + (batch.columns.nbytes if batch.columns is not None else 0)
         row_bytes = other // max(len(batch.bbox), 1)
-    sample = np.concatenate(vectors) if vectors else np.zeros((0, 1), np.float32)
-    if len(sample) == 0:
+        extra = batch.columns.schema if batch.columns is not None else None
+        if sample.is_enough:
+            break
+    vectors, keys = sample.take()
+    if len(vectors) == 0:
         raise InputError(
             got="a source without a single valid vector",
             expected="at least one row with data",
@@ -71,7 +69,7 @@ def learn(source: Source, options: IndexOptions, model: str) -> Learned:
         )
     code = options.code
     if code == "auto":
-        code = default_code(len(sample), sample.shape[1])
+        code = default_code(len(vectors), vectors.shape[1])
     codec = make_codec(code, seed=options.seed)
     if codec.distance is None:
         raise ConfigError(
@@ -79,11 +77,11 @@ def learn(source: Source, options: IndexOptions, model: str) -> Learned:
             expected="codes with a distance: balanced_pq16, binary_mean, rabitq, pq64, ...",
             fix="use auto",
         )
-    codec.fit(sample, model=model)
-    rerank = Affine("int8", bits=8).fit(sample[:, : options.rerank_dims], model=model)
-    row_bytes += codec.code_bytes + sample.shape[1] + 32
+    codec.fit(vectors, model=model)
+    rerank = Affine("int8", bits=8).fit(sample.least_and_largest[:, : options.rerank_dims])
+    row_bytes += codec.code_bytes + vectors.shape[1] + 32
     n_buckets = int(np.clip(source.n_rows * row_bytes / BUCKET_BYTES, 1, MAX_BUCKETS))
-    cuts = np.quantile(np.concatenate(keys), np.linspace(0, 1, n_buckets + 1)[1:-1])
+    cuts = np.quantile(keys, np.linspace(0, 1, n_buckets + 1)[1:-1])
     return Learned(
         codec=codec,
         rerank=rerank,
@@ -91,6 +89,65 @@ def learn(source: Source, options: IndexOptions, model: str) -> Learned:
         model=model,
         extra=extra,
     )
+
+
+class _Sample:
+    """Rows drawn evenly from all that were looked at, in bounded memory."""
+
+    def __init__(self, options: IndexOptions) -> None:
+        self.options = options
+        self.rng = np.random.default_rng(options.seed)
+        self.share = 1.0
+        self.n_seen = 0
+        self.vectors: list[FloatArray] = []
+        self.keys: list[NDArray[np.uint64]] = []
+        self.least_and_largest: FloatArray = np.zeros((0, 0), np.float32)
+        """[2, D], over all rows that were looked at."""
+
+    @property
+    def n_rows(self) -> int:
+        """Most rows kept."""
+        row_bytes = 4 * max(self.least_and_largest.shape[1], 1)
+        return min(self.options.sample_rows, int(_SAMPLE_BYTES // row_bytes))
+
+    @property
+    def is_enough(self) -> bool:
+        """True once enough rows were looked at."""
+        return self.n_seen >= _LOOK_AT * self.n_rows
+
+    def add(self, x: FloatArray, keys: NDArray[np.uint64], where: str) -> None:
+        """Look at the rows of a batch and keep a share of them."""
+        if len(x) == 0:
+            return
+        ends = np.stack([x.min(axis=0), x.max(axis=0)])
+        if self.n_seen:
+            known = self.least_and_largest
+            if known.shape != ends.shape:
+                raise mixed_dimensions(x.shape[1], known.shape[1], where)
+            ends = np.stack([np.minimum(known[0], ends[0]), np.maximum(known[1], ends[1])])
+        self.least_and_largest = ends
+        self.n_seen += len(x)
+        chosen = self._draw(len(x), self.share)
+        self.vectors.append(x[chosen])
+        self.keys.append(keys[chosen])
+        while sum(map(len, self.keys)) > self.n_rows:
+            self.share /= 2
+            for i, kept in enumerate(self.keys):
+                half = self._draw(len(kept), 0.5)
+                self.keys[i], self.vectors[i] = kept[half], self.vectors[i][half]
+
+    def take(self) -> tuple[FloatArray, NDArray[np.uint64]]:
+        """Vectors [n, D] and their places on the curve; the sample is empty afterwards."""
+        if not self.n_seen:
+            return np.zeros((0, 1), np.float32), np.zeros(0, np.uint64)
+        vectors, keys = np.concatenate(self.vectors), np.concatenate(self.keys)
+        self.vectors.clear()
+        return vectors, keys
+
+    def _draw(self, n: int, share: float) -> NDArray[np.intp]:
+        if share == 1:
+            return np.arange(n)
+        return np.sort(self.rng.choice(n, int(np.ceil(n * share)), replace=False))
 
 
 def default_code(n_rows: int, dims: int) -> str:
