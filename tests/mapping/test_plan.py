@@ -90,3 +90,16 @@ def test_the_time_of_a_large_domain_grows_with_its_area(scene):
     # A sixteenth of the area is timed, so a window is said to take sixteen times that.
     assert plan.layout.window_px == 160
     assert time_window(plan, encoder) == pytest.approx(0.8, rel=0.3)
+
+
+def test_the_model_chooses_the_batch_unless_the_user_did(two_years):
+    class Choosy(PatchMean):
+        def windows_per_batch(self, n_tokens):
+            assert n_tokens == 64
+            return 7
+
+    stack, _ = two_years
+    options = {**OPTIONS, "period": "year"}
+    assert make_plan(stack, Choosy(), EmbedConfig(**options)).batch_size == 7
+    assert make_plan(stack, Choosy(), EmbedConfig(**options, batch_size=3)).batch_size == 3
+    assert make_plan(stack, PatchMean(), EmbedConfig(**options)).batch_size == 64

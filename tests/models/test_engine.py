@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,14 @@ from torch.nn import functional
 
 from bocage.errors import BocageWarning, ConfigError
 from bocage.models.encoder import Encoder
-from bocage.models.engine import FastEncoder, build, fast_encoder, kernels, library
+from bocage.models.engine import (
+    FastEncoder,
+    build,
+    choose_batch,
+    fast_encoder,
+    kernels,
+    library,
+)
 from bocage.models.engine import fast as fast_module
 from bocage.models.engine.blocks import PackedLinear
 from bocage.models.engine.compiled import CompiledBackend
@@ -405,6 +413,27 @@ def test_the_engine_normalizes_as_it_reads(precision: str, patch_size: int) -> N
     plain = CompiledBackend(pair("v1.2", "nano")[0], precision, compile=False)
     encoder = FastEncoder(pair("v1.2", "nano")[0], plain, "")
     check_gate(expected, encoder.pooled(raw, dates, patch_size, raw=raw.keys()), precision)
+
+
+def test_auto_picks_the_batch_that_fills_the_caches_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nano, base = release_config("v1.2", "nano"), release_config("v1.2", "base")
+    cpu = torch.device("cpu")
+    assert choose_batch(nano, 400, cpu, "bf16")[0] == 1024 * 768 // (400 * 128)
+    assert choose_batch(base, 400, cpu, "bf16")[0] == 2
+    assert choose_batch(base, 100_000, cpu, "bf16")[0] == 1
+    assert choose_batch(nano, 1, cpu, "bf16")[0] == 64
+    memory = SimpleNamespace(total_memory=16 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    halves, why = choose_batch(base, 3072, torch.device("cuda"), "bf16")
+    assert halves * 3072 * 768 * 12 * 2 <= 2 * 2**30 < (halves + 1) * 3072 * 768 * 12 * 2
+    assert "16 GiB" in why
+    assert choose_batch(base, 3072, torch.device("cuda"), "fp32")[0] == halves // 2
+    model = Model(pair("v1.2", "nano")[0], name="m", weights_id="random:0", precision="fp32")
+    with caplog.at_level(logging.INFO):
+        assert model.windows_per_batch(400) == 15
+    assert "m takes 15 windows at once: 15 x 400 tokens of width 128 fill the caches" in caplog.text
 
 
 @needs_kernels

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,14 @@ class WindowModel(Protocol):
 
     def reach_px(self, patch_size: int, neighborhood_px: int | None = None) -> int:
         """How far an output of the domain encoder can look."""
+
+
+@runtime_checkable
+class ChoosesBatches(Protocol):
+    """A model that knows how many windows of so many tokens its device takes best at once."""
+
+    def windows_per_batch(self, n_tokens: int) -> int:
+        """Windows for one call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,12 +238,19 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         value_scale=model.value_scale(config.output),
         batch_size=1,
     )
-    batch = config.batch_size or max(1, min(64, TOKENS_PER_BATCH // resolved.tokens_per_window))
+    batch = config.batch_size or _windows_per_batch(model, resolved.tokens_per_window)
     if config.seam_free:
         batch = 1
     from dataclasses import replace
 
     return replace(resolved, batch_size=batch)
+
+
+def _windows_per_batch(model: WindowModel, n_tokens: int) -> int:
+    """What the model takes best on its device, if it knows."""
+    if isinstance(model, ChoosesBatches):
+        return model.windows_per_batch(n_tokens)
+    return max(1, min(64, TOKENS_PER_BATCH // n_tokens))
 
 
 def _steps(

@@ -25,7 +25,13 @@ from bocage.models.checkpoint import LoadReport
 from bocage.models.config import ModelConfig
 from bocage.models.domain import DomainEncoder, neighborhood_cells, reach_px
 from bocage.models.encoder import Encoder
-from bocage.models.engine import FastEncoder, check_compile, choose_precision, fast_encoder
+from bocage.models.engine import (
+    FastEncoder,
+    check_compile,
+    choose_batch,
+    choose_precision,
+    fast_encoder,
+)
 from bocage.models.engine.sliding import SlidingEncoder, sliding_encoder
 from bocage.models.inputs import (
     check_grid,
@@ -183,6 +189,12 @@ class Model:
     def tokens_per_cell(self, sensor: str) -> int:
         """Tokens of one patch at one date: 1 from v1.1 on, one per band set in v1."""
         return len(self.config.band_sets[sensor])
+
+    def windows_per_batch(self, n_tokens: int) -> int:
+        """How many windows of ``n_tokens`` tokens to pass at once on this device; logs why."""
+        n, reason = choose_batch(self.config, n_tokens, self.device, self.precision)
+        logger.info("%s takes %d windows at once: %s", self.name, n, reason)
+        return n
 
     def output_name(self, output: str = "auto") -> str:
         """What "auto" means for this model; raises ConfigError for outputs it does not have."""

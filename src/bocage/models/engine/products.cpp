@@ -22,6 +22,7 @@
 static constexpr int64_t PAIR = 1024;           // numbers in two tiles, one above or beside the other
 static constexpr int64_t STEP = 16;             // depth / 32 taken before the next rows: 32 KB of weights
 static constexpr int64_t ROW_BYTES = 900000;    // of a task's rows, in 2 MB of second-level cache
+static constexpr int64_t SMALL_BYTES = 1200000; // of weights that every thread may read
 static constexpr int64_t SUM_BYTES = 800000;    // of a task's unfinished sums, beside them
 
 namespace {
@@ -80,25 +81,30 @@ struct Ending {
 
   template <bool is_gelu>
   void write(int64_t count) {
+    // Everything in locals: a store may change any member for all that a compiler knows.
     const __m512 b0 = load16(bias + column), b1 = load16(bias + column + 16);
+    const bool normed = weight_sums, summed = plus;
+    const __m512 w0 = normed ? load16(weight_sums + column) : b0;
+    const __m512 w1 = normed ? load16(weight_sums + column + 16) : b1;
+    const float* s = sums + done / 16 * 512 + done % 16 * 16;
+    const RowNorm* norm = norms + row + done;
+    const int64_t step = stride;
+    bf16* at = to + done * step;
+    const bf16* more = summed ? plus + (at - y) : nullptr;
 #pragma GCC unroll 4
-    for (int64_t r = done; r < done + count; r++) {
-      const float* s = sums + r / 16 * 512 + r % 16 * 16;
+    for (int64_t r = 0; r < count; r++, at += step, s += 16) {
       __m512 v0 = load16(s), v1 = load16(s + 256);
-      if (weight_sums) {
-        const __m512 mean = _mm512_set1_ps(norms[row + r].mean);
-        const __m512 scale = _mm512_set1_ps(norms[row + r].scale);
-        v0 = _mm512_fnmadd_ps(mean, load16(weight_sums + column), v0);
-        v1 = _mm512_fnmadd_ps(mean, load16(weight_sums + column + 16), v1);
-        v0 = _mm512_fmadd_ps(v0, scale, b0), v1 = _mm512_fmadd_ps(v1, scale, b1);
+      if (normed) {
+        const __m512 mean = _mm512_set1_ps(norm[r].mean), scale = _mm512_set1_ps(norm[r].scale);
+        v0 = _mm512_fmadd_ps(_mm512_fnmadd_ps(mean, w0, v0), scale, b0);
+        v1 = _mm512_fmadd_ps(_mm512_fnmadd_ps(mean, w1, v1), scale, b1);
       } else {
         v0 = _mm512_add_ps(v0, b0), v1 = _mm512_add_ps(v1, b1);
       }
-      if (is_gelu) v0 = gelu16(v0, to), v1 = gelu16(v1, to);
-      bf16* at = to + r * stride;
-      if (plus) {
-        const bf16* more = plus + (at - y);
-        v0 = _mm512_add_ps(v0, load16(more)), v1 = _mm512_add_ps(v1, load16(more + 16));
+      if (is_gelu) v0 = gelu16(v0, at), v1 = gelu16(v1, at);
+      if (summed) {
+        v0 = _mm512_add_ps(v0, load16(more + r * step));
+        v1 = _mm512_add_ps(v1, load16(more + r * step + 16));
       }
       store16(at, v0), store16(at + 16, v1);
     }
@@ -121,7 +127,8 @@ struct Ending {
 };
 
 // How the blocks of a product are shared out: groups of rows that fit the cache, and groups of columns
-// where there are fewer of those than threads.
+// where there are fewer of those than threads. Small weights are rather read by every thread, so that
+// rows stay with the core that made them (nano and tiny: 0.9 of the time).
 struct Shares {
   int64_t n_rows, n_columns, row_groups, column_groups, tall, wide;
   Shares(int64_t M, int64_t K, int64_t O) {
@@ -129,7 +136,8 @@ struct Shares {
     n_rows = (M + 31) / 32, n_columns = O / 32;
     const int64_t fit = std::max<int64_t>(1, ROW_BYTES / (std::min<int64_t>(n_depth, 24) * PAIR * 2));
     row_groups = (n_rows + fit - 1) / fit;
-    if (row_groups > 1) row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
+    if (row_groups > 1 || K * O * 2 < SMALL_BYTES)
+      row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
     row_groups = std::min(row_groups, n_rows);
     column_groups = std::min(n_columns, (n_threads + row_groups - 1) / row_groups);
     tall = (n_rows + row_groups - 1) / row_groups;
