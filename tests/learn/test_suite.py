@@ -111,6 +111,15 @@ def test_every_official_task_says_what_it_lacks(name, tmp_path):
     assert told.value.expected and told.value.fix
 
 
+def test_the_table_says_which_fields_are_its_own():
+    own = {name: task.ours for name, task in OFFICIAL.items() if task.ours}
+    assert own["tolbi_crop"] == ("metric",) and own["gb2_treesatai"] == ("size_px",)
+    assert {field for fields in own.values() for field in fields} <= {"metric", "size_px"}
+    # Stated by the authors: overall accuracy of the point sets, error of the ships' lengths.
+    for name in ("glance", "us_trees", "geo_ecosystem_annual_test", "mados", "gb2_caffe"):
+        assert OFFICIAL[name].ours == ()
+
+
 @pytest.mark.parametrize("name", READY)
 def test_known_data_sets_say_where_to_get_them(name, tmp_path):
     with pytest.raises(SourceError, match=r"not at .*https"):

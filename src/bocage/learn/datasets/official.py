@@ -3,8 +3,8 @@
 Their data are other people's and not part of this package. A task of this table can be named in a
 suite; it says clearly what is missing where it cannot run. Source: the evaluation configuration of
 the official repository (names, inputs, classes, normalization, learning rate of the linear probe).
-It does not state the metrics of the rslearn tasks nor the image sizes of m_bigearthnet, gb2_benv2
-and gb2_treesatai: those were chosen here, so compare with published scores only after checking.
+What that source does not state was chosen here; ``ours`` of a task names these fields: compare them
+with a published score only after checking.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class OfficialTask:
     source: str = ""
     """Where its data come from."""
 
+    ours: tuple[str, ...] = ()
+    """Fields that the authors' configuration does not state and that were chosen here."""
+
 
 _GEOBENCH = "GEO-Bench 1 (package geobench, then geobench-download)"
 _GEOBENCH2 = "GEO-Bench 2 (package geobenchv2)"
@@ -55,7 +58,24 @@ def _task(line: str, source: str) -> OfficialTask:
         normalization=normalization,
         learning_rate=None if rate == "-" else float(rate),
         source=source,
+        ours=_OURS.get(name, ()),
     )
+
+
+_OURS: dict[str, tuple[str, ...]] = {
+    # The configuration names no metric for these; others of the same kind have one.
+    **dict.fromkeys(
+        (
+            *("tolbi_crop", "yemen_crop", "forest_loss_driver", "nigeria_settlement"),
+            *("nandi_crop_map", "awf_lulc_map", "breizhcrops", "small_sentinel2_vessel_type"),
+            *("lfmc_woody_3k", "canada_wildfire_sat"),
+        ),
+        ("metric",),
+    ),
+    "m_bigearthnet": ("size_px",),
+    # GEO-Bench 2 lays all sensors on the grid of its aerial images (304 px); here the data's own.
+    "gb2_treesatai": ("size_px",),
+}
 
 
 _TABLE = {

@@ -80,7 +80,7 @@ def read_dataset(
         return READERS[known.reader](path or root / known.path, **options)
     if name in OFFICIAL:
         task = OFFICIAL[name]
-        if name.startswith("m_"):
+        if name.startswith("m_") and task.sensors == "S2":
             return read_geobench(path or root, task=task)
         raise refuse(task)
     raise ConfigError(
