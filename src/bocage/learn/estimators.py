@@ -27,6 +27,12 @@ Link = Literal["softmax", "sigmoid", "identity"]
 CHUNK_ROWS = 2000
 """Rows that a forest predicts at once, whose scratch is many times the input."""
 
+SPARE = 8
+"""Neighbors beyond k that are ranked again in float64: float32 may swap nearly equal ones."""
+
+_RANKED_VALUES = 2**22
+"""Of their vectors at once."""
+
 
 class Estimator(Protocol):
     """A fitted rule."""
@@ -99,7 +105,7 @@ class Neighbors(_Stored):
     kind: ClassVar[str] = "neighbors"
 
     x: FloatArray
-    """Training vectors of length one [N, D]."""
+    """Training vectors [N, D]."""
 
     y: NDArray[np.float32]
     """Votes [N, C]: one-hot, flags, or a number."""
@@ -109,18 +115,34 @@ class Neighbors(_Stored):
 
     def scores(self, x: FloatArray) -> NDArray[np.float64]:
         """Scores [n, C] of features [n, D]; equal similarities count in the order of training."""
-        from bocage.scoring.scores import nearest_cosine
-
-        rows, cosine = nearest_cosine(self.x, x, self.k)
+        rows, cosine = self._nearest(x)
         weight = np.ones(rows.shape)
         if self.temperature is not None:
             # Relative to the nearest, which changes no share and cannot overflow.
-            weight = np.exp((cosine.astype(np.float64) - cosine[:, :1]) / self.temperature)
+            weight = np.exp((cosine - cosine[:, :1]) / self.temperature)
         weight /= weight.sum(axis=1, keepdims=True)
         found = np.zeros((len(x), self.y.shape[1]))
         for i in range(rows.shape[1]):  # no array of [n, k, C]
             found += weight[:, i, None] * self.y[rows[:, i]]
         return found
+
+    def _nearest(self, x: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Rows and cosines [n, k]: found in float32 with some to spare, ranked in float64."""
+        from bocage.scoring.scores import nearest_cosine
+
+        candidates, _ = nearest_cosine(self.x, x, self.k + SPARE)
+        rows = np.empty((len(x), self.k), np.intp)
+        cosine = np.empty((len(x), self.k))
+        step = max(1, _RANKED_VALUES // candidates.shape[1] // x.shape[1])
+        for start in range(0, len(x), step):
+            at = slice(start, start + step)
+            near = np.sort(candidates[at], axis=1)  # equal ones stay in the order of training
+            asked, known = unit(x[at], np.float64), unit(self.x[near], np.float64)
+            exact = np.einsum("nkd,nd->nk", known, asked)
+            best = np.argsort(-exact, axis=1, kind="stable")[:, : self.k]
+            rows[at] = np.take_along_axis(near, best, axis=1)
+            cosine[at] = np.take_along_axis(exact, best, axis=1)
+        return rows, cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +230,7 @@ def make_estimator(
     return estimator
 
 
-def unit(x: FloatArray) -> FloatArray:
-    """Rows of length one; a row of zeros stays."""
-    length = np.linalg.norm(x, axis=1, keepdims=True).astype(np.float32)
-    return np.asarray(x / np.maximum(length, np.float32(1e-30)), np.float32)
+def unit(x: FloatArray, dtype: type[np.floating] = np.float32) -> NDArray[Any]:
+    """Vectors [..., D] of length one; a vector of zeros stays."""
+    x = np.asarray(x, dtype)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), dtype(1e-30)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.errors import ConfigError
-from bocage.learn.estimators import Estimator, Forest, Linear, Neighbors, Network, unit
+from bocage.learn.estimators import Estimator, Forest, Linear, Neighbors, Network
 from bocage.learn.labels import Task
 from bocage.learn.logistic import fit_logistic
 from bocage.learn.moments import chunks, moments
@@ -109,11 +109,8 @@ def _ridge(training: Training, *, alpha: float = 1.0) -> Estimator:
     y = training.y.astype(np.float64)
     mean_y = float(y[training.rows].mean())
     right = np.zeros(training.x.shape[1])
-    mean = known.mean.astype(np.float32)
     for at, part in chunks(training.x, training.rows):
-        centered = (part - mean).astype(np.float64)
-        right += centered.T @ (y[training.rows[at]] - mean_y)
-    # The residuals sum to zero, so what float32 lost of the mean does not matter.
+        right += (part - known.mean).T @ (y[training.rows[at]] - mean_y)
     gram = known.covariance * known.n / np.outer(known.scale, known.scale)
     weight = np.linalg.solve(gram + alpha * np.eye(len(gram)), right / known.scale)
     return Linear(
@@ -134,7 +131,7 @@ def _neighbors(training: Training, *, k: float, temperature: float | None) -> Es
     if training.task == "classification":
         y = np.eye(training.n_classes, dtype=np.float32)[y]
     return Neighbors(
-        x=unit(training.x[rows]),
+        x=training.x[rows],
         y=np.asarray(y, np.float32).reshape(len(rows), -1),
         k=min(int(k), len(rows)),
         temperature=temperature,

@@ -30,12 +30,8 @@ if TYPE_CHECKING:
 START_ROWS = 50_000
 """Rows that find the place to start from, when there are many more."""
 
-EXACT_VALUES = 20_000_000
-"""Up to this many values of x, sums are made in float64: it costs little then."""
-
 TOLERANCE = 1e-8
-"""Largest component of the gradient of the mean loss to stop at, in round coordinates; 1e-6 in
-float32."""
+"""Largest component of the gradient of the mean loss to stop at, in round coordinates."""
 
 STEPS_PER_ROUND = 25
 MAX_ROUNDS = 8
@@ -106,7 +102,6 @@ def fit_logistic(
         mean=known.mean,
         scale=scale,
         c=c,
-        exact=len(used) * x.shape[1] <= EXACT_VALUES,
     )
     theta = np.zeros((x.shape[1] + 1, problem.k))
     if start is not None:
@@ -143,7 +138,7 @@ def _fit(
         started = True
     if started:
         space = problem.space(theta)
-    return _rounds(problem, space, theta, TOLERANCE if problem.exact else 1e-6)
+    return _rounds(problem, space, theta, TOLERANCE)
 
 
 def _rounds(
@@ -217,7 +212,6 @@ class _Problem:
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     c: float
-    exact: bool
 
     @property
     def n(self) -> int:
@@ -244,7 +238,7 @@ class _Problem:
 
     def part(self, n: int) -> _Problem:
         """The same mean loss on fewer rows."""
-        part = replace(self, rows=self.draw(n), exact=False)
+        part = replace(self, rows=self.draw(n))
         return replace(part, c=self.c * self.total_weight / part.total_weight)
 
     def space(self, theta: NDArray[np.float64]) -> Here:
@@ -258,38 +252,33 @@ class _Problem:
 
     def evaluate(self, theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Sum of losses and its gradient [D + 1, K], without the penalty."""
-        dtype = np.float64 if self.exact else np.float32
-        mean = self.mean.astype(np.float32)
         a = theta[:-1] / self.scale[:, None]
-        # The part of the mean that float32 cannot hold goes into the bias.
-        b = (theta[-1] - (self.mean - mean) @ a).astype(dtype)
-        a = np.ascontiguousarray(a, dtype)
+        b = theta[-1]
         workers = min(n_threads(), -(-self.n // CHUNK_ROWS))
         if workers == 1:
-            parts = [self._share(a, b, mean, 0, 1)]
+            parts = [self._share(a, b, 0, 1)]
         else:
             with ThreadPoolExecutor(workers) as pool:
-                jobs = [pool.submit(self._share, a, b, mean, i, workers) for i in range(workers)]
+                jobs = [pool.submit(self._share, a, b, i, workers) for i in range(workers)]
                 parts = [job.result() for job in jobs]
         loss = sum(p[0] for p in parts)
         gradient = np.sum([p[1] for p in parts], axis=0)
-        gradient[:-1] -= np.outer(self.mean - mean, gradient[-1])
         gradient[:-1] /= self.scale[:, None]
         return loss, gradient
 
     def _share(
-        self, a: NDArray[Any], b: NDArray[Any], mean: FloatArray, worker: int, workers: int
+        self, a: NDArray[np.float64], b: NDArray[np.float64], worker: int, workers: int
     ) -> tuple[float, NDArray[np.float64]]:
         """A worker's share of the chunks, in a fixed order."""
         n_chunks = -(-self.n // CHUNK_ROWS)
         first = worker * n_chunks // workers * CHUNK_ROWS
         last = min((worker + 1) * n_chunks // workers * CHUNK_ROWS, self.n)
         loss, gradient = 0.0, np.zeros((len(a) + 1, len(b)))
-        centered = np.empty((CHUNK_ROWS, self.x.shape[1]), a.dtype)
+        centered = np.empty((CHUNK_ROWS, self.x.shape[1]))
         for start in range(first, last, CHUNK_ROWS):
             at = slice(start, min(start + CHUNK_ROWS, last))
             rows = at if self.rows is None else self.rows[at]
-            part = np.subtract(self.x[rows], mean, out=centered[: at.stop - at.start])
+            part = np.subtract(self.x[rows], self.mean, out=centered[: at.stop - at.start])
             weight = None if self.weight is None else self.weight[rows]
             z = part @ a
             z += b

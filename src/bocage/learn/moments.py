@@ -42,9 +42,10 @@ def moments(x: FloatArray, rows: NDArray[np.intp] | None = None) -> Moments:
     total = np.zeros(dims)
     square = np.zeros((dims, dims))
     for _, part in chunks(x, rows):
-        # Shifted by a value near the mean, so that float32 products lose no digits.
-        centered = part - shift
-        total += centered.sum(axis=0, dtype=np.float64)
+        # Shifted by a value near the mean, so that subtracting squares loses no digits.
+        centered = part.astype(np.float64)
+        centered -= shift
+        total += centered.sum(axis=0)
         square += centered.T @ centered
     offset = total / n
     covariance = square / n - np.outer(offset, offset)
