@@ -58,3 +58,26 @@ def test_changed_values_are_the_ones_that_are_read(stack):
     there = read_window(changed, slice(3, 9), slice(1, 5)).values["sentinel2_l2a"]
     here = read_window(stack, slice(3, 9), slice(1, 5)).values["sentinel2_l2a"]
     np.testing.assert_array_equal(there, here * 2)
+
+
+def test_some_dates_are_read_without_a_task_graph(write_raster, monkeypatch):
+    paths = [
+        write_raster(
+            f"2023-0{month}-01.tif",
+            plausible((12, 20, 30), seed=month),
+            descriptions=SENTINEL2_L2A.band_names,
+        )
+        for month in (1, 2, 3)
+    ]
+    stack = open_stack(paths)
+    chosen = stack.isel(time=[2, 0])
+    expected = chosen.sentinel2_l2a.values
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("computed by dask")
+
+    monkeypatch.setattr("dask.array.Array.__array__", refuse)
+    window = read_window(stack, slice(-2, 20), slice(0, 30), times=[2, 0])
+    np.testing.assert_array_equal(window.values["sentinel2_l2a"][:, :, 2:], expected)
+    assert np.isnan(window.values["sentinel2_l2a"][:, :, :2]).all()
+    assert window.dates.tolist() == chosen["time"].values.astype("datetime64[D]").tolist()

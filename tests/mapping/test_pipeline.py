@@ -23,13 +23,51 @@ def test_items_arrive_in_order_and_never_more_than_ahead_are_made():
     assert seen == list(range(20))
 
 
-def test_a_producers_exception_reaches_the_consumer():
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_producers_exception_reaches_the_consumer(busy):
     def produce():
         yield 1
         raise ValueError("unreadable")
 
     with pytest.raises(ValueError, match="unreadable"):
-        list(read_ahead(produce(), ahead=1, clock=Clock()))
+        list(read_ahead(produce(), ahead=1, clock=Clock(), cores_are_busy=busy))
+
+
+def reading_threads(produce, *, cores_are_busy):
+    clock = Clock()
+    threads = list(read_ahead(produce, ahead=1, clock=clock, cores_are_busy=cores_are_busy))
+    return [thread == threading.get_ident() for thread in threads], clock
+
+
+def working():
+    for _ in range(3):
+        start = time.thread_time()
+        while time.thread_time() < start + 0.02:
+            pass
+        yield threading.get_ident()
+
+
+def waiting():
+    for _ in range(3):
+        time.sleep(0.05)
+        yield threading.get_ident()
+
+
+def test_beside_busy_cores_only_waiting_gets_a_thread(monkeypatch):
+    # Other processes may take the core from this one, so work is known by a clock of its own.
+    monkeypatch.setattr("bocage.mapping.pipeline.time.perf_counter", time.thread_time)
+    here, clock = reading_threads(working(), cores_are_busy=True)
+    assert here == [True, True, True]
+    assert clock.read_s >= 0.05
+    monkeypatch.undo()
+    here, clock = reading_threads(waiting(), cores_are_busy=True)
+    assert here == [True, False, False]
+    assert clock.read_s >= 0.14
+    assert reading_threads(working(), cores_are_busy=False)[0] == [False, False, False]
+
+
+def test_nothing_to_read_is_no_item():
+    assert list(read_ahead(iter(()), ahead=1, clock=Clock(), cores_are_busy=True)) == []
 
 
 def test_a_consumer_that_stops_early_stops_the_producer():

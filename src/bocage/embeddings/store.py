@@ -93,10 +93,11 @@ def _write_metadata(folder: Path, grid: EmbeddingGrid, stored: Grid) -> None:
         root = zarr.open_group(str(folder), mode="w", zarr_format=3)
         shared = geoemb_attributes(grid)
         own = {"bocage": bocage_attributes(grid)}
-        root.attrs.update({**shared, **own})
+        # Not attrs.update, which writes the file once per attribute.
+        root.update_attributes({**shared, **own})
         name = group_name(grid)
         group = root.create_group(name) if name else root
-        group.attrs.update({**shared, **spatial_attributes(stored), **own})
+        group.update_attributes({**shared, **spatial_attributes(stored), **own})
         group.create_array(ARRAY, shape=_array_shape(grid), **_array_options(grid))
         for axis, values in (
             ("time", np.asarray(grid.years, np.int32)),

@@ -97,8 +97,11 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def _map(function: Callable[[_Job], NDArray[Any]], jobs: Sequence[_Job]) -> Iterable[NDArray[Any]]:
-    """Files side by side: GDAL releases the interpreter while it decodes or waits for a server."""
-    if len(jobs) < 2:
+    """Files side by side: GDAL releases the interpreter while it decodes or waits for a server.
+
+    Where it does neither, passing pieces between threads takes longer than reading them.
+    """
+    if len(jobs) < 2 or all(j.bands[0].header.is_plain and not j.warp_to for j in jobs):
         return map(function, jobs)
     pid = os.getpid()
     if pid not in _pools:  # Threads do not survive a fork.

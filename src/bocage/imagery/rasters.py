@@ -45,6 +45,8 @@ class RasterHeader:
     descriptions: tuple[str | None, ...]
     stamp: tuple[int, int] = (0, 0)
     """Size and time of the file when its header was read."""
+    is_plain: bool = False
+    """Whether pixels lie in a local file as they are: nothing to wait for and nothing to decode."""
 
     @property
     def north_up(self) -> bool:
@@ -125,6 +127,7 @@ def read_header(path: str) -> RasterHeader:
             offsets=tuple(source.offsets),
             descriptions=tuple(source.descriptions),
             stamp=file_stamp(path),
+            is_plain=Path(path).exists() and source.driver == "GTiff" and not source.compression,
         )
 
 

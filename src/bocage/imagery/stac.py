@@ -18,8 +18,8 @@ import numpy as np
 from bocage.errors import BocageError, ConfigError, InputError, SourceError
 from bocage.imagery import bands as names
 from bocage.imagery import offsets
+from bocage.imagery.cubes import ArrayBand, Cube, open_cubes
 from bocage.imagery.opened import Opened, OpenOptions
-from bocage.imagery.xarray_source import ArrayBand, Cube, open_cubes
 from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:

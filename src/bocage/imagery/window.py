@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,15 @@ class Window:
     """Days [T]."""
 
 
-def read_window(stack: xr.Dataset, rows: slice, cols: slice) -> Window:
-    """Load pixels of all sensors and dates; NaN outside the scene, where ranges may reach (halo).
+def read_window(
+    stack: xr.Dataset, rows: slice, cols: slice, *, times: Sequence[int] | None = None
+) -> Window:
+    """Load pixels of all sensors; NaN outside the scene, where ranges may reach (halo).
 
     ``rows`` and ``cols`` count from the stack's upper left pixel; a negative start is outside, not
-    from the end. Only the wanted pixels are read. Raises SourceError when a file cannot be read.
+    from the end. ``times`` are indices of dates, None for all: faster than a stack of some dates,
+    which xarray reads through a task graph. Only the wanted pixels are read. Raises SourceError
+    when a file cannot be read.
     """
     sensors = stack_sensors(stack)
     height, width = stack.sizes["y"], stack.sizes["x"]
@@ -49,7 +54,7 @@ def read_window(stack: xr.Dataset, rows: slice, cols: slice) -> Window:
             )
         wanted.append((start, stop, max(start, 0), min(stop, size)))
     (r0, r1, top, bottom), (c0, c1, left, right) = wanted
-    times = list(range(stack.sizes["time"]))
+    times = range(stack.sizes["time"]) if times is None else times
     values: dict[str, FloatArray] = {}
     for sensor in sensors:
         reader = reader_of(stack[sensor])
@@ -58,10 +63,16 @@ def read_window(stack: xr.Dataset, rows: slice, cols: slice) -> Window:
             values[sensor] = reader.read(times, slice(top, bottom), slice(left, right))
             continue
         shape = (len(times), reader.shape[1], r1 - r0, c1 - c0)
-        x = np.full(shape, np.nan, dtype=np.float32)
+        x = np.empty(shape, dtype=np.float32)
         if inside:
+            x[:, :, : top - r0] = np.nan
+            x[:, :, bottom - r0 :] = np.nan
+            x[:, :, :, : left - c0] = np.nan
+            x[:, :, :, right - c0 :] = np.nan
             x[:, :, top - r0 : bottom - r0, left - c0 : right - c0] = reader.read(
                 times, slice(top, bottom), slice(left, right)
             )
+        else:
+            x.fill(np.nan)
         values[sensor] = x
-    return Window(values=values, dates=stack["time"].values.astype("datetime64[D]"))
+    return Window(values=values, dates=stack["time"].values[list(times)].astype("datetime64[D]"))

@@ -8,7 +8,7 @@ from bocage.mapping.config import EmbedConfig
 from bocage.mapping.embed import check_request, embed
 from bocage.mapping.plan import EmbedPlan, WindowModel, make_plan
 from bocage.mapping.result import EmbedResult
-from bocage.mapping.seams import seam_figure
+from bocage.mapping.seams import WindowSensitivity, seam_figure, window_sensitivity
 from bocage.mapping.timing import time_window, window_encoder
 
 __all__ = [
@@ -16,10 +16,12 @@ __all__ = [
     "EmbedPlan",
     "EmbedResult",
     "WindowModel",
+    "WindowSensitivity",
     "check_request",
     "embed",
     "make_plan",
     "seam_figure",
     "time_window",
     "window_encoder",
+    "window_sensitivity",
 ]

@@ -11,6 +11,7 @@ changes a byte.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from bocage.embeddings.atomic import naming_failures
 from bocage.embeddings.codecs import signed_power
 from bocage.geo import Block, Layout, Window
 from bocage.types import CodeArray, FloatArray, ShapeYX
+
+CELLS_AT_ONCE = 256
+"""Cells whose dimensions are moved together: their codes stay in the first cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,104 +123,117 @@ class BlockSums:
         self.cells = cells
         self.block = block
         self.region = cells.reach(block)
-        self.weighted = np.zeros((dims, *self.region.shape_yx), np.float32)
+        self.weighted = np.zeros((*self.region.shape_yx, dims), np.float32)
         self.weight = np.zeros(self.region.shape_yx, np.float32)
 
     def add(self, window: Window, x: FloatArray) -> None:
         """Add a window's vectors [h, w, D]; cells that are NaN count nothing."""
         covered, core = self.cells.window(window), self.cells.core(window)
         target = core.grow(self.cells.halo).meet(covered).meet(self.cells.image())
-        ramp_y = _ramp(target.top, target.bottom, core.top, core.bottom, self.cells.halo)
-        ramp_x = _ramp(target.left, target.right, core.left, core.right, self.cells.halo)
-        weight = ramp_y[:, None] * ramp_x
+        weight = _weight(target, core, self.cells.halo)
         vectors = x[target.within(covered)]
         missing = np.isnan(vectors[..., 0])
         if missing.any():
             weight = np.where(missing, np.float32(0), weight)
             vectors = np.where(missing[..., None], np.float32(0), vectors)
-        rows, cols = target.within(self.region)
-        self.weighted[:, rows, cols] += (vectors * weight[..., None]).transpose(2, 0, 1)
-        self.weight[rows, cols] += weight
+        within = target.within(self.region)
+        self.weighted[within] += vectors * weight[..., None]
+        self.weight[within] += weight
 
     def save(self, path: Path, scale: float | None) -> None:
         """Keep the sums on disk in one step, for the block and its neighbours to finish from.
 
         What no neighbour adds to is final, and most of it: kept as the int8 codes of the output
-        with its value scale, or as float32 where the scale is None.
+        with its value scale, or as float32 where the scale is None. The rest is kept apart for each
+        block that it lies in, with the weights as one more dimension.
         """
-        own = self.cells.own(self.block)
-        rows, cols = own.within(self.region)
-        border = np.ones(self.region.shape_yx, bool)
-        border[rows, cols] = False
+        own = self.cells.own(self.block).within(self.region)
+        sums = {"own": _stored(divide(self.weighted[own], self.weight[own]), scale)}
+        for block in [self.block, *self.cells.layout.neighbours(self.block)]:
+            shared = self.region.meet(self.cells.territory(block)).within(self.region)
+            weighted, weight = self.weighted[shared], self.weight[shared]
+            if block is self.block:
+                border = _border(self.cells, block)
+                weighted, weight = weighted[border], weight[border]
+            sums[_part_of(block)] = np.concatenate([weighted, weight[..., None]], axis=-1)
         partial = path.with_name(f".{path.name}.partial")
         with naming_failures(path), partial.open("wb") as file:
-            np.savez(
-                file,
-                own=_pack(divide(self.weighted[:, rows, cols], self.weight[rows, cols]), scale),
-                weighted=self.weighted[:, border],
-                weight=self.weight[border],
-            )
+            np.savez(file, **sums)  # type: ignore[arg-type]  # numpy offers allow_pickle too
         partial.replace(path)
 
 
 def finish_block(
     cells: Cells, block: Block, parts: dict[tuple[int, int], Path], dims: int, scale: float | None
-) -> FloatArray:
-    """The vectors [D, rows, cols] of a block from its part and those of its neighbours."""
-    own, territory = cells.own(block), cells.territory(block)
-    sums = BlockSums(cells, block, dims)
-    finished = np.empty(0, np.float32)
-    for other in [block, *cells.layout.neighbours(block)]:
+) -> CodeArray:
+    """What a shard stores of a block [D, rows, cols], from its part and those of its neighbours."""
+    territory, border = cells.territory(block), _border(cells, block)
+    with np.load(parts[block.index_yx]) as part:
+        own = part["own"]
+        sums = np.zeros((*territory.shape_yx, dims + 1), np.float32)
+        sums[border] = part[_part_of(block)]
+    for other in cells.layout.neighbours(block):
         with np.load(parts[other.index_yx]) as part:
-            if other is block:
-                finished = _unpack(part["own"], scale)
-            _add_border(sums, other, part["weighted"], part["weight"])
-    rows, cols = territory.within(sums.region)
-    x = np.empty((dims, *territory.shape_yx), np.float32)
-    x[(slice(None), *own.within(territory))] = finished
+            shared = cells.reach(other).meet(territory).within(territory)
+            sums[shared] += part[_part_of(block)]
+    stored = np.empty((*territory.shape_yx, dims), own.dtype)
+    stored[cells.own(block).within(territory)] = own
+    stored[border] = _stored(divide(sums[border][:, :dims], sums[border][:, dims]), scale)
+    return _bands_first(stored)
+
+
+def _border(cells: Cells, block: Block) -> NDArray[np.bool_]:
+    """Where in a block's territory neighbours may contribute."""
+    territory = cells.territory(block)
     border = np.ones(territory.shape_yx, bool)
-    border[own.within(territory)] = False
-    x[:, border] = divide(sums.weighted[:, rows, cols][:, border], sums.weight[rows, cols][border])
-    return x
+    border[cells.own(block).within(territory)] = False
+    return border
 
 
-def _pack(x: FloatArray, scale: float | None) -> CodeArray:
-    return x if scale is None else signed_power.encode(x / np.float32(scale))
-
-
-def _unpack(stored: CodeArray, scale: float | None) -> FloatArray:
-    return stored if scale is None else signed_power.decode(stored) * np.float32(scale)
+def _part_of(block: Block) -> str:
+    """Name of the sums that lie in a block."""
+    return "{}_{}".format(*block.index_yx)
 
 
 def divide(weighted: FloatArray, weight: NDArray[np.float32]) -> FloatArray:
-    """Weighted sums to means, NaN where nothing counted."""
+    """Weighted sums [..., D] to means, NaN where nothing counted."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        x: FloatArray = weighted / weight
-    x[:, weight <= 0] = np.nan
+        x: FloatArray = weighted / weight[..., None]
+    x[weight <= 0] = np.nan
     return x
 
 
-def _add_border(sums: BlockSums, other: Block, values: FloatArray, weights: FloatArray) -> None:
-    """Add what the windows of ``other`` contribute to the border cells of a block."""
-    cells = sums.cells
-    region = cells.reach(other)
-    border = np.ones(region.shape_yx, bool)
-    border[cells.own(other).within(region)] = False
-    shared = region.meet(sums.region)
-    chosen = np.zeros(region.shape_yx, bool)
-    chosen[shared.within(region)] = True
-    mask = np.zeros(sums.region.shape_yx, bool)
-    mask[shared.within(sums.region)] = border[shared.within(region)]
-    # Both masks run row by row over the same cells, so their order agrees.
-    sums.weighted[:, mask] += values[:, chosen[border]]
-    sums.weight[mask] += weights[chosen[border]]
+def _stored(x: FloatArray, scale: float | None) -> CodeArray:
+    """Means as a shard holds them; ``x`` may be overwritten."""
+    return x if scale is None else signed_power.encode(np.divide(x, np.float32(scale), out=x))
 
 
-def _ramp(start: int, stop: int, core_start: int, core_stop: int, halo: int) -> FloatArray:
-    """Weights of the cells start..stop of a window along one axis."""
+def _bands_first(x: CodeArray) -> CodeArray:
+    """A copy [D, rows, cols] of x [rows, cols, D]; a fifth of the time of numpy's own."""
+    cells = x.reshape(-1, x.shape[-1])
+    bands = np.empty(cells.shape[::-1], x.dtype)
+    for start in range(0, len(cells), CELLS_AT_ONCE):
+        bands[:, start : start + CELLS_AT_ONCE] = cells[start : start + CELLS_AT_ONCE].T
+    return bands.reshape(-1, *x.shape[:2])
+
+
+def _weight(target: Region, core: Region, halo: int) -> FloatArray:
+    """Weights of the cells of a window that count; nearly all windows share a few of them."""
+    ramps = [
+        _ramp(start - core_start, stop - core_start, core_stop - core_start, halo)
+        for start, stop, core_start, core_stop in (
+            (target.top, target.bottom, core.top, core.bottom),
+            (target.left, target.right, core.left, core.right),
+        )
+    ]
+    return ramps[0][:, None] * ramps[1]
+
+
+@lru_cache(maxsize=64)
+def _ramp(start: int, stop: int, length: int, halo: int) -> FloatArray:
+    """Weights of the cells start..stop along one axis, for a core from 0 to length."""
     cell = np.arange(start, stop) + 0.5
     if halo == 0:
         return np.ones(stop - start, np.float32)
-    rise = (cell - (core_start - halo)) / (2 * halo)
-    fall = ((core_stop + halo) - cell) / (2 * halo)
+    rise = (cell + halo) / (2 * halo)
+    fall = (length + halo - cell) / (2 * halo)
     return np.clip(np.minimum(rise, fall), 0, 1).astype(np.float32)

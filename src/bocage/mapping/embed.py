@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.embeddings.codecs.signed_power import NODATA
 from bocage.errors import ConfigError, InputError, StoreError
 from bocage.geo import Block
 from bocage.mapping import record
@@ -61,6 +62,9 @@ class _Job:
     grid: EmbeddingGrid
     markers: Markers
     cells: Cells
+    on_cpu: bool = True
+    """Whether the model works on the cores that read and write too."""
+
     clock: Clock = field(default_factory=Clock)
     n_windows: int = 0
     n_blocks_kept: int = 0
@@ -116,6 +120,7 @@ def embed(
         return _result(out, resolved, finished)
     start = time.perf_counter()
     job = _open_job(stack, resolved, encoder, out, is_cog)
+    job.on_cpu = str(getattr(model, "device", "cpu")).startswith("cpu")
     if report is not None:
         missing = _pending(job, part)
         seconds = time_window(resolved, encoder) if missing else None
@@ -252,7 +257,14 @@ def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
             progress("embedding", total, unit="windows", enabled=show_progress) as advance,
             write,
             # Closed before the claims are released, or the reading thread could claim once more.
-            closing(read_ahead(_strips(job, pending, advance), ahead=1, clock=job.clock)) as strips,
+            closing(
+                read_ahead(
+                    _strips(job, pending, advance),
+                    ahead=1,
+                    clock=job.clock,
+                    cores_are_busy=job.on_cpu,
+                )
+            ) as strips,
         ):
             for piece in strips:
                 if piece is None:
@@ -325,10 +337,10 @@ def _finish_block(job: _Job, year: int, block: Block) -> None:
         if markers.is_done(key):
             return
         parts = {b.index_yx: markers.part(_key(year, b)) for b in around}
-        x = finish_block(job.cells, block, parts, job.plan.dims, job.scale)
+        stored = finish_block(job.cells, block, parts, job.plan.dims, job.scale)
         row, col = block.index_yx
-        write_shard(job.store, job.grid, year, row, col, x)
-        valid = np.isfinite(x[0])
+        write_shard(job.store, job.grid, year, row, col, stored)
+        valid = stored[0] != NODATA if job.scale is not None else np.isfinite(stored[0])
         markers.finish(key, {"n_cells": int(valid.size), "n_valid": int(valid.sum())})
     finally:
         claim.release()

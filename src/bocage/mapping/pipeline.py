@@ -12,6 +12,10 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+MOSTLY = 0.5
+"""Share of processor time from which reading is work. Beside a network on two cores a thread that
+works only takes turns with it: the 19 km scene took 3.45 s with one, 3.29 without (2026-11-21)."""
+
 _END = object()
 
 
@@ -39,12 +43,37 @@ class _Failure:
     error: BaseException
 
 
-def read_ahead(items: Iterable[T], *, ahead: int, clock: Clock) -> Generator[T, None, None]:
+def read_ahead(
+    items: Iterable[T], *, ahead: int, clock: Clock, cores_are_busy: bool = False
+) -> Generator[T, None, None]:
     """Iterate in another thread, at most ``ahead`` items in front of the consumer.
 
     An exception of the producer is raised at the consumer. Closing the generator stops the
     producer and waits for it; a consumer that may fail does so with `contextlib.closing`.
+
+    Where the consumer keeps all cores busy itself (``cores_are_busy``), only waiting can be hidden
+    behind it: if reading the first item is work and not waiting, there is no other thread.
     """
+    iterator = iter(items)
+    if cores_are_busy:
+        wall, cpu = time.perf_counter(), time.process_time()
+        with clock.time("read"):
+            item = next(iterator, _END)
+        worked = time.process_time() - cpu
+        if worked > MOSTLY * (time.perf_counter() - wall):
+            while item is not _END:
+                yield item  # type: ignore[misc]
+                with clock.time("read"):
+                    item = next(iterator, _END)
+            return
+        if item is not _END:
+            yield item  # type: ignore[misc]
+    yield from _in_another_thread(iterator, ahead=ahead, clock=clock)
+
+
+def _in_another_thread(
+    iterator: Iterator[T], *, ahead: int, clock: Clock
+) -> Generator[T, None, None]:
     pieces: queue.Queue[Any] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
 
@@ -58,7 +87,6 @@ def read_ahead(items: Iterable[T], *, ahead: int, clock: Clock) -> Generator[T, 
         return False
 
     def produce() -> None:
-        iterator = iter(items)
         try:
             while True:
                 with clock.time("read"):

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from bocage.geo import Block, Window
@@ -26,6 +28,10 @@ T = TypeVar("T", bound=np.generic)
 
 STRIP_BYTES = 24_000_000
 """Imagery held per strip, as float32; the strip ahead and the one in work are in memory."""
+
+
+ROWS_AT_ONCE = 16
+"""Rows of pixels that are added up over bands and dates together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +59,13 @@ def read_strips(stack: xr.Dataset, plan: EmbedPlan, block: Block, year: int) -> 
     """Read a block, strip by strip."""
     from bocage.imagery import read_window, timestamps
 
-    step_indices = list(dict(plan.steps)[year])
-    dated = stack.isel(time=step_indices)
+    times = dict(plan.steps)[year]
     side = plan.layout.window_px
-    groups = _group_rows(plan, block, len(step_indices), _n_bands(stack))
+    groups = _group_rows(plan, block, len(times), _n_bands(stack))
     for number, windows in enumerate(groups):
         rows = slice(windows[0].row_px, max(w.row_px for w in windows) + side)
         cols = slice(min(w.col_px for w in windows), max(w.col_px for w in windows) + side)
-        read = read_window(dated, rows, cols)
+        read = read_window(stack, rows, cols, times=times)
         yield Strip(
             block=block,
             year=year,
@@ -87,7 +92,7 @@ def encode_strip(
         for start in range(0, len(group), plan.batch_size):
             windows = group[start : start + plan.batch_size]
             batch = {
-                sensor: np.stack([_cut(values, strip, w, side) for w in windows])
+                sensor: _gather(values, strip, windows, side)
                 for sensor, values in strip.values.items()
             }
             stamps = np.repeat(strip.timestamps[None], len(windows), axis=0)
@@ -102,19 +107,50 @@ def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
 
     A model can drop what a whole batch misses, and needs no mask where nothing is missing.
     """
-    missing = {name: np.isnan(values) for name, values in strip.values.items()}
-    if not any(m.any() for m in missing.values()):
-        return [list(strip.windows)]
+    complete = _complete_pixels(strip)
     groups: dict[bytes, list[Window]] = {}
     for window in strip.windows:
-        shares = [_cut(m, strip, window, side).mean(axis=(2, 3)) for m in missing.values()]
-        share = np.concatenate([s.ravel() for s in shares])
-        if (share == 1).all():
-            continue
-        partly = ((share > 0) & (share < 1)).any()
-        key = (share == 1).tobytes() + (b"p" if partly else b"")
+        key = b""
+        if not _cut(complete, strip, window, side).all():
+            cuts = [_cut(values, strip, window, side) for values in strip.values.values()]
+            shares = [np.isnan(cut).mean(axis=(2, 3)).ravel() for cut in cuts]
+            share = np.concatenate(shares)
+            if (share == 1).all():
+                continue
+            partly = ((share > 0) & (share < 1)).any()
+            key = (share == 1).tobytes() + (b"p" if partly else b"")
+            key = key if any(key) else b""
         groups.setdefault(key, []).append(window)
     return list(groups.values())
+
+
+def _complete_pixels(strip: Strip) -> NDArray[np.bool_]:
+    """Pixels [1, 1, rows, cols] where no band of any date is missing."""
+    arrays = list(strip.values.values())
+    complete = np.empty((1, 1, *arrays[0].shape[2:]), bool)
+    # A sum is finite unless something in it is missing; a few rows of sums stay in the cache.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for top in range(0, complete.shape[2], ROWS_AT_ONCE):
+            rows = slice(top, top + ROWS_AT_ONCE)
+            sums = sum(values[:, :, rows].sum(axis=(0, 1)) for values in arrays)
+            complete[:, :, rows] = np.isfinite(sums)
+    return complete
+
+
+def _gather(
+    values: NDArray[np.float32], strip: Strip, windows: list[Window], side: int
+) -> NDArray[np.float32]:
+    """A batch of windows [B, T, C, side, side], which is not to be written to.
+
+    Evenly spaced windows are a view of the strip, and nothing is copied.
+    """
+    steps = {(b.row_px - a.row_px, b.col_px - a.col_px) for a, b in pairwise(windows)}
+    if len(steps) > 1:
+        return np.stack([_cut(values, strip, window, side) for window in windows])
+    down, across = steps.pop() if steps else (0, 0)
+    first = _cut(values, strip, windows[0], side)
+    stride = down * values.strides[2] + across * values.strides[3]
+    return as_strided(first, (len(windows), *first.shape), (stride, *first.strides))
 
 
 def _n_bands(stack: xr.Dataset) -> int:
