@@ -163,7 +163,7 @@ def _crops(options: dict[str, Any]) -> Any:
     """The training set of a folder, or one cut from a scene (once, if it is kept)."""
     from bocage.errors import ConfigError
     from bocage.learn.finetune import open_training_set, write_training_set
-    from bocage.learn.finetune.training_set import SET_FILE
+    from bocage.learn.finetune.set_folder import SET_FILE
 
     source, kept = options["source"], options["data"]
     if not options["labels"]:

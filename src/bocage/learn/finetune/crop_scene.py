@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.learn.cells import Cells, locate
+from bocage.learn.finetune.labelled_arrays import make_training_set
 from bocage.learn.finetune.task import IGNORE
-from bocage.learn.finetune.training_set import TrainingSet, make_training_set
+from bocage.learn.finetune.training_set import TrainingSet
 from bocage.learn.labels import Labels
 from bocage.learn.mask import Mask
 from bocage.learn.raster import raster_of

@@ -22,11 +22,12 @@ from bocage.errors import BocageWarning, InputError
 from bocage.learn.datasets.dataset import Dataset
 from bocage.learn.finetune.batches import Batches
 from bocage.learn.finetune.config import FinetuneConfig
+from bocage.learn.finetune.labelled_arrays import make_training_set
 from bocage.learn.finetune.loop import finetune
 from bocage.learn.finetune.saved import restore
 from bocage.learn.finetune.start import Start, start
 from bocage.learn.finetune.task import IGNORE
-from bocage.learn.finetune.training_set import TrainingSet, make_training_set
+from bocage.learn.finetune.training_set import TrainingSet
 from bocage.scoring.folds import make_folds
 
 if TYPE_CHECKING:
