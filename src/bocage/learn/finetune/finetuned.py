@@ -22,6 +22,9 @@ from bocage.models.model import Model, WindowEncoder
 if TYPE_CHECKING:
     from bocage.learn.finetune.saved import Description
 
+WINDOW_PX = 256
+"""Side of the windows of networks of images."""
+
 
 class Finetuned:
     """A network with its head: class probabilities, or values, for every cell of a window."""
@@ -254,6 +257,16 @@ class FinetunedImage:
         self.task, self.classes = description.task.kind, description.task.classes
         self.patch_size, self.cell_px = description.patch_size, description.cell_px
         self.sensors, self.n_timesteps = tuple(description.sensors), description.n_timesteps
+
+    @property
+    def window_px(self) -> int | None:
+        """Side of the windows of a map: some crops wide, or a border of halo would cost the most.
+
+        None for one answer per crop, whose cells are whole crops.
+        """
+        if not self.description.task.dense:
+            return None
+        return max(WINDOW_PX, self.description.crop_px)
 
     def tokens_per_cell(self, sensor: str) -> int:  # noqa: ARG002
         """An image has one cell per pixel."""

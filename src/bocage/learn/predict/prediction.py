@@ -141,7 +141,9 @@ def embed_options(known: Predictor, config: PredictConfig) -> dict[str, Any]:
     if known.kind == "finetuned":
         network = known.scorer
         stated = {"patch_size": network.patch_size, "query_px": network.cell_px}
-        return {**config.embed, **stated, "codec": "float32"}
+        own = getattr(network, "window_px", None)  # networks of images: their tokens are pixels
+        usual = {} if own is None else {"window_px": own}
+        return {**usual, **config.embed, **stated, "codec": "float32"}
     fitted = known.fitted_on
     options: dict[str, Any] = {}
     if fitted.get("patch_size"):
