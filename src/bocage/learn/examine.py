@@ -163,7 +163,12 @@ def examine(
         rows += _random(samples, target, methods[0], config)
     probe = _final(samples, target, folds, methods[0], config)
     scores = {name: value.value for name, value in rows[0].scores.values.items()}
-    probe = replace(probe, scores={k: v for k, v in scores.items() if np.isfinite(v)})
+    matrix = rows[0].scores.confusion
+    probe = replace(
+        probe,
+        scores={k: v for k, v in scores.items() if np.isfinite(v)},
+        confusion=() if matrix is None else tuple(tuple(map(int, row)) for row in matrix),
+    )
     report = ProbeReport(
         task=samples.task,
         target=samples.target,

@@ -58,7 +58,11 @@ class Probe:
     target: str = "label"
     n_samples: int = 0
     scores: Mapping[str, Any] = field(default_factory=dict)
-    """Cross-validated, with intervals."""
+    """Cross-validated."""
+
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Cross-validated samples [true class][predicted class]: what the areas of a map are judged
+    by; empty where classes do not exclude each other."""
 
     def predict_proba(self, x: FloatArray) -> FloatArray:
         """Probabilities of the classes [n, C] float32, or of each label for multilabel.
@@ -145,6 +149,7 @@ class Probe:
             "embedding": asdict(self.embedding),
             "n_samples": self.n_samples,
             "scores": dict(self.scores),
+            "confusion": [list(row) for row in self.confusion],
         }
         write_file(folder / ARRAYS_FILE, written.getbuffer())
         text = json.dumps(description, indent=1, allow_nan=False)
@@ -199,4 +204,5 @@ def _from_json(stored: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Probe
         target=stored["target"],
         n_samples=stored["n_samples"],
         scores=stored["scores"],
+        confusion=tuple(tuple(map(int, row)) for row in stored.get("confusion", ())),
     )

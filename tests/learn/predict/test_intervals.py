@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import rasterio
 
+from bocage.embeddings import open_embeddings
 from bocage.errors import BocageWarning, ConfigError, InputError
+from bocage.learn.examine import ProbeConfig, fit_probe
+from bocage.learn.labels import read_labels
 from bocage.learn.predict import predict
 from bocage.scoring.areas import estimate_areas
 
@@ -66,6 +69,58 @@ def test_a_confusion_matrix_that_a_probe_keeps_is_used(tmp_path, embeddings):
     with pytest.warns(BocageWarning, match="no confidence intervals"):
         result = predict(embeddings, probe, out=tmp_path / "few.tif", picture=False)
     assert "km2_low" not in result.tables[2024][0]
+
+
+def stratified(confusion, km2):
+    """Areas and half 95 % intervals as Olofsson et al. (2014) write them, equations 9 to 11."""
+    k, total = len(km2), sum(km2)
+    estimates = []
+    for true in range(k):
+        share = variance = 0.0
+        for mapped in range(k):
+            n_mapped = sum(confusion[t][mapped] for t in range(k))
+            weight, part = km2[mapped] / total, confusion[true][mapped] / n_mapped
+            share += weight * part
+            variance += weight**2 * part * (1 - part) / (n_mapped - 1)
+        estimates.append((share * total, 1.96 * variance**0.5 * total))
+    return estimates
+
+
+@pytest.mark.filterwarnings("ignore:accuracy|score|few sample")
+def test_a_saved_probe_brings_intervals_of_the_areas_it_maps(tmp_path, embeddings, x):
+    """Places drawn at random, whose labels the embeddings tell only in part."""
+    rng = np.random.default_rng(4)
+    truth = (x[0] + rng.normal(0, 0.8, x[0].shape) > 0.3).astype(int) + (x[1] > 1)
+    cells = rng.choice(np.argwhere(np.isfinite(x[0])), 500, replace=False)
+    with rasterio.open(_plain_raster(tmp_path, embeddings)) as file:
+        t, crs = file.transform, file.crs
+    xy = [t @ (c + 0.5, r + 0.5) for r, c in cells]
+    names = np.array(["sand", "grass", "reed"])[truth[cells[:, 0], cells[:, 1]]]
+    points = gpd.points_from_xy(*zip(*xy, strict=True))
+    gpd.GeoDataFrame({"kind": names}, geometry=points, crs=crs).to_file(tmp_path / "p.gpkg")
+    labels = read_labels(tmp_path / "p.gpkg")
+    config = ProbeConfig(compare_random=False, block_m=3000)
+    probe, report = fit_probe(labels, open_embeddings(embeddings), config=config)
+    assert 0.6 < report.scores["accuracy"].value < 0.95
+    np.testing.assert_array_equal(probe.confusion, report.scores.confusion)
+    assert sum(map(sum, probe.confusion)) == 500
+    probe.save(tmp_path / "probe")
+    result = predict(embeddings, tmp_path / "probe", out=tmp_path / "m.tif", picture=False)
+    rows = result.tables[2024]
+    want = stratified(probe.confusion, [r["km2"] for r in rows])
+    for row, (km2, margin) in zip(rows, want, strict=True):
+        assert row["km2_adjusted"] == pytest.approx(km2, abs=1e-3)
+        assert row["km2_high"] - row["km2_adjusted"] == pytest.approx(margin, abs=1e-3)
+        # The labels are a random sample of the ground, so the truth lies in or near the interval.
+        name = ["sand", "grass", "reed"].index(row["class"])
+        true_km2 = (truth[np.isfinite(x[0])] == name).sum() * 0.0016
+        assert abs(true_km2 - km2) < 2 * margin
+    assert "if these places were drawn at random" in str(result)
+
+
+def _plain_raster(folder, embeddings):
+    predict(embeddings, Softmax(6), out=folder / "grid.tif", picture=False, probability=False)
+    return folder / "grid.tif"
 
 
 def test_places_of_other_classes_are_refused(tmp_path, embeddings):

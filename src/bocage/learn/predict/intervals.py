@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from bocage.scoring.areas import AreaEstimate
 
 
+KEPT_PLACES = (
+    "cross-validated labels of the probe: true of the map if these places were drawn at random in "
+    "it, else of the probe only"
+)
+
+
 def estimate(
     scorer: Any, legend: Legend, km2: NDArray[np.float64], *, raster: Path, reference: Path | None
 ) -> tuple[AreaEstimate | None, str]:
@@ -52,7 +58,7 @@ def estimate(
             stacklevel=2,
         )
         return None, ""
-    return found, "cross-validated labels of the probe"
+    return found, KEPT_PLACES
 
 
 def interval_columns(found: AreaEstimate) -> dict[int, tuple[float, float, float]]:
@@ -65,9 +71,6 @@ def interval_columns(found: AreaEstimate) -> dict[int, tuple[float, float, float
 
 def _kept_confusion(scorer: Any, k: int) -> NDArray[np.int64] | None:
     kept = getattr(scorer, "confusion", None)
-    if kept is None:
-        scores = getattr(scorer, "scores", None)
-        kept = scores.get("confusion") if isinstance(scores, dict) else None
     if kept is None:
         return None
     matrix = np.asarray(kept)

@@ -26,6 +26,9 @@ class PredictResult:
     tables: dict[int, Sequence[dict[str, Any]]] = field(default_factory=dict)
     """Area table by year."""
 
+    places: str = ""
+    """What the intervals of the table come from."""
+
     valid_fraction: float = float("nan")
     """Share of the cells that hold a value."""
 
@@ -52,6 +55,8 @@ class PredictResult:
                     f"{label:<9}{row['class']}: {row['km2']:,.2f} km2, {row['share']:.1%}{interval}"
                 )
                 label = ""
+        if self.places:
+            lines.append(f"from     {self.places}")
         if not math.isnan(self.valid_fraction):
             lines.append(f"valid    {self.valid_fraction:.1%} of the cells")
         if self.paths:

@@ -86,6 +86,7 @@ class Run:
         files: list[Path] = []
         tables: dict[int, Any] = {}
         n_valid = n_cells = 0
+        places = ""
         with progress("writing", total, unit="tiles", enabled=self.show_progress) as advance:
             for index, target in zip(indices, self.targets(years), strict=True):
                 year = scores.years[index]
@@ -101,12 +102,14 @@ class Run:
                 self.seconds["writing"] = time.perf_counter() - start
                 files += [*made.files, *self._describe(scores, target, year, identity, made)]
                 tables[year] = made.table
+                places = made.places
                 n_valid, n_cells = n_valid + made.n_valid, n_cells + made.n_cells
         self.remove_temporary()
         return PredictResult(
             paths=tuple(self.targets(years)),
             files=tuple(files),
             tables=tables,
+            places=places,
             valid_fraction=n_valid / n_cells,
             seconds=self.seconds,
         )
