@@ -48,7 +48,7 @@ def probe(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     ] = 1_000_000,
     method: Annotated[
         str | None,
-        typer.Option(help="logistic, ridge, knn, knn5, forest, mlp; the first is kept."),
+        typer.Option(help="logistic, ridge, adamw, knn, knn5, forest, mlp; the first is kept."),
     ] = None,
     balanced: Annotated[bool, typer.Option(help="Classes weigh the same.")] = False,
     folds: Annotated[

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.errors import ConfigError
-from bocage.learn.estimators import Estimator, Forest, Linear, Neighbors, Network
+from bocage.learn.adamw import RATES, fit_adamw
+from bocage.learn.estimators import Estimator, Forest, Linear, Link, Neighbors, Network
 from bocage.learn.labels import Task
 from bocage.learn.logistic import fit_logistic
 from bocage.learn.moments import chunks, moments
@@ -195,6 +196,26 @@ def _all_classes(
     return full, offset
 
 
+def _adamw(training: Training, *, rate: float = RATES[0]) -> Estimator:
+    y, present = training.y, np.arange(training.n_classes)
+    if training.task == "classification":
+        present = np.unique(y[training.rows])
+        y = np.asarray(y[:, None] == present, np.float64)
+    found = fit_adamw(
+        training.x,
+        y,
+        rate=rate,
+        rows=training.rows,
+        weight=training.weights(),
+        seed=training.seed,
+    )
+    weight, bias = found.weight, found.bias
+    if training.task == "classification":
+        weight, bias = _all_classes(weight, bias, present, training.n_classes)
+    link: Link = "softmax" if training.task == "classification" else "sigmoid"
+    return Linear(mean=found.mean, scale=found.scale, weight=weight, bias=bias, link=link)
+
+
 def _forest(training: Training, *, least: float = 1) -> Estimator:
     from bocage.scoring.scores import import_sklearn
 
@@ -276,6 +297,13 @@ METHODS: dict[str, Method] = {
             tasks=("regression",),
             fit=_ridge,
             settings=tuple({"alpha": a} for a in (1.0, 0.01, 0.1, 10.0, 100.0, 1000.0, 10_000.0)),
+        ),
+        Method(
+            name="adamw",
+            title="batch norm and a linear layer by AdamW, as in the models' own evaluation",
+            tasks=_CLASSES,
+            fit=_adamw,
+            settings=tuple({"rate": r} for r in RATES),
         ),
         Method(name="knn", title="20 nearest by cosine, weighted votes", tasks=_ALL, fit=_knn),
         Method(name="knn5", title="5 nearest by cosine", tasks=_ALL, fit=_knn_plain),

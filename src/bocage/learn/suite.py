@@ -28,7 +28,12 @@ from bocage.learn.datasets.ready import READY
 if TYPE_CHECKING:
     from bocage.types import PathLike
 
-PROTOCOLS = {"linear": ("logistic", "ridge"), "knn": ("knn", "knn"), "knn5": ("knn5", "knn5")}
+PROTOCOLS = {
+    "linear": ("logistic", "ridge"),
+    "adamw": ("adamw", "ridge"),
+    "knn": ("knn", "knn"),
+    "knn5": ("knn5", "knn5"),
+}
 """Methods for classes and for numbers."""
 
 NORMALIZATIONS = ("pretraining", "dataset")
