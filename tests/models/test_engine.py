@@ -334,6 +334,42 @@ def test_the_compiled_form_passes_the_gate() -> None:
     check_gate(expected, fast(values, dates, 4).tokens["sentinel2_l2a"], "fp32")
 
 
+@pytest.mark.slow
+def test_a_second_process_reads_the_graphs_that_the_first_compiled(tmp_path: Path) -> None:
+    code = """
+import logging, sys, torch
+from dataclasses import replace
+from bocage.models.encoder import Encoder
+from bocage.models.engine import FastEncoder
+from bocage.models.engine.compiled import CompiledBackend
+from bocage.models.releases import release_config
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+torch.manual_seed(0)
+plain = Encoder(replace(release_config("v1.2", "nano"), depth=1)).eval()
+fast = FastEncoder(plain, CompiledBackend(plain, "fp32", compile=True), "compiled")
+dates = torch.tensor([[[1, 5, 2022]]])
+for _ in range(3):
+    fast.pooled({"sentinel2_l2a": torch.rand(1, 16, 16, 1, 12)}, dates, 8)
+"""
+    environment = {**os.environ, "BOCAGE_CACHE": str(tmp_path)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    # Patches and blocks are a graph each; three windows of one shape share them.
+    assert said[0].count("0 of 1 graphs from the cache") == 2, said[0]
+    assert said[1].count("1 of 1 graphs from the cache") == 2, said[1]
+    assert all(text.count("compiled in") == 2 for text in said)
+    assert (tmp_path / "torch" / "fxgraph").is_dir()
+
+
 @needs_kernels
 @pytest.mark.parametrize("head_width", [16, 64])
 @pytest.mark.parametrize("n_tokens", [1, 15, 16, 17, 33, 250])

@@ -11,7 +11,10 @@ sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Set
 from typing import Any, cast
 
 import torch
@@ -22,10 +25,13 @@ from bocage.models.attention import Block
 from bocage.models.encoder import Encoder
 from bocage.models.engine.blocks import fold_norm, merge_qkv
 from bocage.models.engine.kernels import TokenOrder
+from bocage.models.engine.library import cache_folder
 from bocage.models.engine.locations import FastPooler
 from bocage.models.engine.tables import Angles
 from bocage.models.missing import to_unit_range
 from bocage.models.patch_embedding import PatchEmbedding, resize
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -34,7 +40,11 @@ class CompiledBackend:
     """Patch embedding and blocks; see ``FastEncoder`` for what is around them."""
 
     def __init__(self, encoder: Encoder, precision: str, *, compile: bool) -> None:  # noqa: A002
-        """With ``compile`` each shape is compiled at first use; without it the algebra stays."""
+        """With ``compile`` each shape is compiled at first use; without it the algebra stays.
+
+        Graphs are kept in torch's cache, which TORCHINDUCTOR_CACHE_DIR places; else it lies in
+        ``cache_folder()``. A later process that meets the same network and shape reads them.
+        """
         self.dtype = DTYPES[precision]
         self.norm = encoder.norm
         self.pooler: FastPooler | None = None  # runs as plain modules
@@ -43,9 +53,10 @@ class CompiledBackend:
         self._blocks: Any = Blocks(encoder).to(self.dtype)
         self.device = device
         if compile:
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torch"))
             # Shapes recur for thousands of windows: one graph each, never a symbolic one.
             self._embed, self._blocks = (
-                torch.compile(module, dynamic=False, options=_options(device))
+                report_compiling(torch.compile(module, dynamic=False, options=_options(device)))
                 for module in (self._embed, self._blocks)
             )
 
@@ -86,6 +97,28 @@ class CompiledBackend:
         normed = functional.layer_norm(x.float(), x.shape[-1:], eps=self.norm.eps)
         mean = torch.einsum("...ld,l->...d", normed, weight)
         return mean * self.norm.weight + self.norm.bias
+
+
+def report_compiling(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same function; a call that compiles logs how long it took and what the cache held."""
+    from torch._dynamo.utils import counters
+
+    def graphs() -> tuple[int, int]:
+        found = counters["inductor"]
+        return found["fxgraph_cache_hit"], found["fxgraph_cache_miss"]
+
+    def reporting(*arguments: Any) -> Tensor:
+        before, started = graphs(), time.perf_counter()
+        out = run(*arguments)
+        hits, misses = (now - then for now, then in zip(graphs(), before, strict=True))
+        if hits + misses:
+            seconds = time.perf_counter() - started
+            logger.info(
+                "compiled in %.1f s; %d of %d graphs from the cache", seconds, hits, hits + misses
+            )
+        return out
+
+    return reporting
 
 
 def _options(device: torch.device) -> dict[str, Any] | None:
