@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from bocage.cli.imagery_options import ImageryOptions, with_imagery
+
 DEFAULT_MODEL = "olmoearth-v1.2-nano"
 
-_INPUT = "Input"
 _MODEL = "Model"
 _RUN = "Run"
 
 
+@with_imagery
 def embed(  # noqa: PLR0917 - one argument per option is how typer reads a command
     ctx: typer.Context,
     source: Annotated[
@@ -43,54 +45,7 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         int | None,
         typer.Option(help="v1.3: pixels per output cell.", rich_help_panel=_MODEL),
     ] = None,
-    sensor: Annotated[
-        str | None, typer.Option(help="If names do not tell.", rich_help_panel=_INPUT)
-    ] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(help="Band names in file order: B02,B03,...", rich_help_panel=_INPUT),
-    ] = None,
-    date: Annotated[
-        str | None, typer.Option(help="If files do not say: 2024-07-01.", rich_help_panel=_INPUT)
-    ] = None,
-    dates: Annotated[
-        str | None,
-        typer.Option(help="Keep these: 2024, or 2024-04-01/2024-09-30.", rich_help_panel=_INPUT),
-    ] = None,
-    bbox: Annotated[
-        str | None,
-        typer.Option(help="west,south,east,north in degrees.", rich_help_panel=_INPUT),
-    ] = None,
-    catalog: Annotated[
-        str | None,
-        typer.Option(help="STAC address to search in --bbox, --dates.", rich_help_panel=_INPUT),
-    ] = None,
-    collections: Annotated[
-        str | None, typer.Option(help="STAC collections, a,b.", rich_help_panel=_INPUT)
-    ] = None,
-    max_cloud: Annotated[
-        float | None, typer.Option(help="Most cloud of a STAC item, %.", rich_help_panel=_INPUT)
-    ] = None,
-    crs: Annotated[
-        str | None, typer.Option(help="utm or EPSG:n to reproject.", rich_help_panel=_INPUT)
-    ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(help="Multiply by: 10000, db, sentinel1=db20.", rich_help_panel=_INPUT),
-    ] = None,
-    offset: Annotated[
-        str | None, typer.Option(help="Add: -1000, sentinel1=-83.", rich_help_panel=_INPUT)
-    ] = None,
-    level: Annotated[
-        str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_INPUT)
-    ] = None,
-    cloud_mask: Annotated[
-        bool, typer.Option(help="Use SCL or QA_PIXEL if present.", rich_help_panel=_INPUT)
-    ] = True,
-    composite: Annotated[
-        str | None,
-        typer.Option(help="month, year or 30d: one median per period.", rich_help_panel=_INPUT),
-    ] = None,
+    imagery: ImageryOptions = ImageryOptions(),  # noqa: B008 - replaced by its options
     codec: Annotated[
         str, typer.Option(help="signed_power (int8) or float32.", rich_help_panel=_RUN)
     ] = "signed_power",
@@ -126,7 +81,9 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     ] = None,
 ) -> None:
     """Turn imagery into a map of embeddings; run again after a crash to go on."""
-    options = {k: v for k, v in locals().items() if k not in {"ctx", "config", "dry_run", "shard"}}
+    options = {**locals(), **imagery.as_dict()}
+    for name in ("ctx", "config", "dry_run", "shard", "imagery"):
+        del options[name]
     if config is not None:
         options = _repeat(ctx, config, options)
     run(options, shard=shard, dry_run=dry_run)
@@ -135,7 +92,6 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
 def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = False) -> None:
     """Open, load, embed and print; ``options`` are the command's own, by name."""
     from bocage.errors import ConfigError
-    from bocage.imagery import open_stack
     from bocage.mapping import EmbedConfig, check_request, make_plan, time_window, window_encoder
     from bocage.mapping import embed as embed_stack
     from bocage.models import load_model
@@ -161,12 +117,7 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
     )
     if options["out"] is not None:
         check_request(Path(options["out"]), shard)
-    source = (sources[0] if len(sources) == 1 else sources) if sources else None
-    stack = open_stack(source, **input_options(options))
-    if options["composite"]:
-        from bocage.imagery import composite
-
-        stack = composite(stack, period=options["composite"])
+    stack = ImageryOptions.of(options).open(sources)
     weights = None if options["weights"] in {"random", "none"} else options["weights"]
     model = load_model(
         options["model"],
@@ -197,65 +148,6 @@ def run(options: dict[str, Any], *, shard: str | None = None, dry_run: bool = Fa
         show_progress=True,
     )
     typer.echo(str(result))
-
-
-def input_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of `open_stack` from those of a command line."""
-    names = ("sensor", "date", "crs", "level", "catalog")
-    found = {name: options[name] for name in names if options[name] is not None}
-    found["cloud_mask"] = options["cloud_mask"]
-    for name in ("bands", "collections"):
-        if options[name]:
-            found[name] = [part.strip() for part in options[name].split(",")]
-    for name in ("scale", "offset"):
-        if options[name] is not None:
-            found[name] = _per_sensor(options[name])
-    if options["max_cloud"] is not None:
-        found["max_cloud_percent"] = options["max_cloud"]
-    if options["dates"]:
-        first, _, last = options["dates"].partition("/")
-        found["dates"] = (first, last or first)
-    if options["bbox"]:
-        found["bbox"] = _bbox(options["bbox"])
-    if options["catalog"]:
-        # Items of a search may lie in several zones; the middle one serves the area.
-        found.setdefault("crs", "utm")
-    return found
-
-
-def _bbox(text: str) -> tuple[float, ...]:
-    from bocage.errors import ConfigError
-
-    try:
-        west, south, east, north = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(
-            got=f"--bbox {text}",
-            expected="four numbers: west,south,east,north in degrees",
-            fix="use for example --bbox 36.7,-1.4,36.9,-1.2",
-        ) from error
-    return west, south, east, north
-
-
-def _per_sensor(text: str) -> Any:
-    """A number or a rule such as db; or several as sentinel1=db20,sentinel2_l2a=10000."""
-    if "=" not in text:
-        return _number(text)
-    pairs = (part.partition("=") for part in text.split(","))
-    return {sensor.strip(): _number(value) for sensor, _, value in pairs}
-
-
-def _number(text: str) -> float | str:
-    from bocage.errors import ConfigError
-
-    if text.strip() in {"db", "db20"}:
-        return text.strip()
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(
-            got=repr(text), expected="a number, db or db20", fix="check --scale and --offset"
-        ) from error
 
 
 def _repeat(ctx: typer.Context, path: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -7,19 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-_INPUT = "Input, for scenes"
+from bocage.cli.imagery_options import ImageryOptions, with_imagery
+
 _MODEL = "Model, for scenes"
 _OUTPUT = "Output"
 
 
+@with_imagery
 def predict(  # noqa: PLR0917 - one argument per option is how typer reads a command
-    source: Annotated[
-        list[str], typer.Argument(help="Embeddings (NAME.zarr, NAME.tif), or a scene to embed.")
-    ],
     with_: Annotated[
         Path, typer.Option("--with", help="Folder of `bocage probe` or `bocage finetune`.")
     ],
     out: Annotated[Path, typer.Option(help="NAME.tif; sidecars lie beside it.")],
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(help="Embeddings (NAME.zarr, NAME.tif), or a scene to embed."),
+    ] = None,
     years: Annotated[
         str | None, typer.Option(help="Of several, as 2024 or 2023,2024; all by default.")
     ] = None,
@@ -67,41 +70,22 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
     period: Annotated[
         str, typer.Option(help="all dates as one, or one map per year.", rich_help_panel=_MODEL)
     ] = "all",
-    sensor: Annotated[
-        str | None, typer.Option(help="If names do not tell.", rich_help_panel=_INPUT)
-    ] = None,
-    bands: Annotated[
-        str | None, typer.Option(help="Band names in file order.", rich_help_panel=_INPUT)
-    ] = None,
-    date: Annotated[
-        str | None, typer.Option(help="If files do not say: 2024-07-01.", rich_help_panel=_INPUT)
-    ] = None,
-    dates: Annotated[
-        str | None, typer.Option(help="Keep 2024-04-01/2024-09-30.", rich_help_panel=_INPUT)
-    ] = None,
-    bbox: Annotated[
-        str | None, typer.Option(help="west,south,east,north, degrees.", rich_help_panel=_INPUT)
-    ] = None,
-    crs: Annotated[
-        str | None, typer.Option(help="utm or EPSG:n to reproject.", rich_help_panel=_INPUT)
-    ] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="Multiply by: 10000, db.", rich_help_panel=_INPUT)
-    ] = None,
-    offset: Annotated[str | None, typer.Option(help="Add.", rich_help_panel=_INPUT)] = None,
-    level: Annotated[
-        str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_INPUT)
-    ] = None,
-    cloud_mask: Annotated[
-        bool, typer.Option(help="Use SCL or QA_PIXEL if present.", rich_help_panel=_INPUT)
-    ] = True,
-    composite: Annotated[
-        str | None, typer.Option(help="month, year or 30d.", rich_help_panel=_INPUT)
-    ] = None,
+    imagery: ImageryOptions = ImageryOptions(),  # noqa: B008 - replaced by its options
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Map what a probe or a fine-tuned network learned; run again after a crash to go on."""
-    options = dict(locals())
+    options = {**locals(), **imagery.as_dict()}
+    del options["imagery"]
+    from bocage.errors import ConfigError
+
+    options["source"] = source = source or []
+    if not (source or imagery.catalog):
+        raise ConfigError(
+            got="no SOURCE and no --catalog",
+            expected="embeddings, or a scene to embed",
+            fix="try: bocage predict scene.zarr --with probe/ --out map.tif",
+        )
+
     from bocage.learn.predict import PredictConfig, describe, is_embeddings
     from bocage.learn.predict import predict as make_map
 
@@ -119,17 +103,17 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
     )
     request = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     network: Any = None
-    imagery: Any = source[0]
-    if len(source) > 1 or not is_embeddings(source[0], with_):
-        imagery, network = _open(options)
+    subject: Any = source[0] if len(source) == 1 else None
+    if subject is None or not is_embeddings(subject, with_):
+        subject, network = _open(options)
         if dry_run:
-            _plan_scene(imagery, network, with_, config)
+            _plan_scene(subject, network, with_, config)
             return
     elif dry_run:
-        typer.echo(describe(source[0], with_, out=out, config=config))
+        typer.echo(describe(subject, with_, out=out, config=config))
         return
     result = make_map(
-        imagery,
+        subject,
         with_,
         out=out,
         model=network,
@@ -158,20 +142,10 @@ def _years(text: str | None) -> tuple[int, ...] | None:
 
 def _open(options: dict[str, Any]) -> tuple[Any, Any]:
     """The stack, and the model that a probe needs (None for a fine-tuned network)."""
-    from bocage.cli.embed import input_options
     from bocage.errors import ConfigError
-    from bocage.imagery import open_stack
     from bocage.learn.predict.predictor import load_predictor
 
-    sources = options["source"]
-    unset = {"catalog": None, "collections": None, "max_cloud": None}
-    stack = open_stack(
-        sources[0] if len(sources) == 1 else sources, **input_options({**options, **unset})
-    )
-    if options["composite"]:
-        from bocage.imagery import composite
-
-        stack = composite(stack, period=options["composite"])
+    stack = ImageryOptions.of(options).open(options["source"])
     known = load_predictor(options["with_"])
     if known.kind == "finetuned":
         return stack, None

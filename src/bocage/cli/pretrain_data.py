@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from bocage.cli.embed import input_options
-
-_INPUT = "Input"
+from bocage.cli.imagery_options import PANEL, ImageryOptions, with_imagery
 
 
+@with_imagery
 def build(  # noqa: PLR0917 - one argument per option is how typer reads a command
     source: Annotated[list[str], typer.Argument(help="Folders or files of imagery.")],
     out: Annotated[Path, typer.Option(help="Store to write, NAME.zarr.")],
@@ -26,50 +25,13 @@ def build(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     ] = False,
     each: Annotated[
         bool,
-        typer.Option("--each", help="Every file is a place of its own.", rich_help_panel=_INPUT),
+        typer.Option("--each", help="Every file is a place of its own.", rich_help_panel=PANEL),
     ] = False,
-    sensor: Annotated[
-        str | None, typer.Option(help="If names do not tell.", rich_help_panel=_INPUT)
-    ] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(help="Band names in file order: B02,B03,...", rich_help_panel=_INPUT),
-    ] = None,
-    date: Annotated[
-        str | None, typer.Option(help="If files do not say: 2024-07-01.", rich_help_panel=_INPUT)
-    ] = None,
-    dates: Annotated[
-        str | None,
-        typer.Option(help="Keep these: 2024, or 2024-04-01/2024-09-30.", rich_help_panel=_INPUT),
-    ] = None,
-    bbox: Annotated[
-        str | None,
-        typer.Option(help="west,south,east,north in degrees.", rich_help_panel=_INPUT),
-    ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(help="Multiply by: 10000, db, sentinel1=db20.", rich_help_panel=_INPUT),
-    ] = None,
-    offset: Annotated[
-        str | None, typer.Option(help="Add: -1000, sentinel1=-83.", rich_help_panel=_INPUT)
-    ] = None,
-    level: Annotated[
-        str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_INPUT)
-    ] = None,
-    crs: Annotated[
-        str | None, typer.Option(help="utm or EPSG:n to reproject.", rich_help_panel=_INPUT)
-    ] = None,
-    cloud_mask: Annotated[
-        bool, typer.Option(help="Use SCL or QA_PIXEL if present.", rich_help_panel=_INPUT)
-    ] = True,
-    composite: Annotated[
-        str | None,
-        typer.Option(help="month or 30d: one median per period.", rich_help_panel=_INPUT),
-    ] = None,
+    imagery: ImageryOptions = ImageryOptions(),  # noqa: B008 - replaced by its options
     map_: Annotated[
         list[str] | None,
         typer.Option(
-            "--map", help="worldcover=FILE, srtm=FILE, ...; repeatable.", rich_help_panel=_INPUT
+            "--map", help="worldcover=FILE, srtm=FILE, ...; repeatable.", rich_help_panel=PANEL
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the windows only.")] = False,
@@ -78,19 +40,6 @@ def build(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     from bocage.pretrain.build import build_samples
     from bocage.pretrain.build_config import BuildConfig
 
-    given = {
-        "sensor": sensor,
-        "bands": bands,
-        "date": date,
-        "dates": dates,
-        "bbox": bbox,
-        "scale": scale,
-        "offset": offset,
-        "level": level,
-        "crs": crs,
-        "cloud_mask": cloud_mask,
-    }
-    options = input_options({**dict.fromkeys(("catalog", "collections", "max_cloud")), **given})
     config = BuildConfig(
         size_px=size,
         stride_px=stride,
@@ -98,9 +47,9 @@ def build(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         max_steps=max_steps,
         fill_bands=fill_bands,
         each=each,
-        composite=composite,
+        composite=imagery.composite,
         maps=_maps(map_ or []),
-        open_options=options,
+        open_options=imagery.open_options(),
     )
     report = build_samples(source, out, config, dry_run=dry_run, show_progress=True)
     typer.echo(str(report))

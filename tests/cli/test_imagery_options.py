@@ -1,0 +1,63 @@
+"""Options of imagery are declared once and reach `open_stack`."""
+
+from dataclasses import fields
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from bocage.cli.imagery_options import ImageryOptions, with_imagery
+from bocage.errors import ConfigError
+
+
+def run(*words):
+    app, seen = typer.Typer(), {}
+
+    @app.command()
+    @with_imagery
+    def command(source: str, imagery: ImageryOptions = ImageryOptions(), size: int = 3) -> None:  # noqa: B008
+        seen.update(source=source, size=size, imagery=imagery)
+
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == 0, result.output
+    return seen
+
+
+def test_a_command_gets_every_option_and_keeps_its_own():
+    seen = run(
+        "scene", "--bands", "B02, B03", "--size", "5", "--no-cloud-mask", "--max-cloud", "20"
+    )
+    assert (seen["source"], seen["size"]) == ("scene", 5)
+    expected = ImageryOptions(bands="B02, B03", cloud_mask=False, max_cloud=20.0)
+    assert seen["imagery"] == expected
+    assert set(seen["imagery"].as_dict()) == {f.name for f in fields(ImageryOptions)}
+
+
+def test_text_becomes_the_arguments_of_open_stack():
+    options = ImageryOptions(
+        bands="B02, B03",
+        dates="2024-04-01/2024-09-30",
+        bbox="36.7,-1.4,36.9,-1.2",
+        scale="sentinel1=db20,sentinel2_l2a=10000",
+        offset="-1000",
+        catalog="https://example.org/stac",
+    )
+    assert options.open_options() == {
+        "cloud_mask": True,
+        "bands": ["B02", "B03"],
+        "dates": ("2024-04-01", "2024-09-30"),
+        "bbox": (36.7, -1.4, 36.9, -1.2),
+        "scale": {"sentinel1": "db20", "sentinel2_l2a": 10000.0},
+        "offset": -1000.0,
+        "catalog": "https://example.org/stac",
+        "crs": "utm",
+    }
+    assert ImageryOptions(dates="2024").open_options()["dates"] == ("2024", "2024")
+
+
+@pytest.mark.parametrize(
+    ("typed", "match"), [({"bbox": "1,2,3"}, "--bbox 1,2,3"), ({"scale": "ten"}, "'ten'")]
+)
+def test_text_that_is_no_number_is_named(typed, match):
+    with pytest.raises(ConfigError, match=match):
+        ImageryOptions(**typed).open_options()
