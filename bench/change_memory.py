@@ -1,6 +1,6 @@
 """Peak memory of a map of change, for an area and for four times the area.
 
-    python bench/change_memory.py [--side 1536] [--dims 64] [--methods magnitude pca logistic]
+    python bench/change_memory.py [--side 1024] [--dims 64] [--methods magnitude pca logistic]
 
 Two years of int8 embeddings are made of noise in blocks; each map is made by a process of its own,
 which reports its VmHWM (resource usage of a child starts from its parent's size). The bands of
@@ -88,7 +88,7 @@ def write_labels(folder, side):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=1536)
+    parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--dims", type=int, default=64)
     methods = ["magnitude", "difference", "pca", "logistic", "cva", "irmad"]
     parser.add_argument("--methods", nargs="*", default=methods)
@@ -99,11 +99,14 @@ def main():
             folder = Path(name) / str(factor)
             folder.mkdir()
             side = arguments.side * factor
-            years = write_years(folder, side, arguments.dims)
-            bands = write_rasters(folder, side)
+            of_bands = {"cva", "irmad"} & set(arguments.methods)
+            bands = write_rasters(folder, side) if of_bands else None
+            years = None
+            if set(arguments.methods) - of_bands:
+                years = write_years(folder, side, arguments.dims)
             labels = write_labels(folder, side)
             for method in arguments.methods:
-                pair = bands if method in {"cva", "irmad"} else years
+                pair = bands if method in of_bands else years
                 out = folder / f"{method}.tif"
                 command = [sys.executable, "-c", CHILD, *pair, out, method, labels]
                 done = subprocess.run(

@@ -268,6 +268,12 @@ def _values(
                 expected="a value in every row",
                 fix="fill them in or delete these rows",
             )
+    if len(columns) > 1 and task == "regression":
+        raise ConfigError(
+            got=f"--task regression with the columns {', '.join(columns)}",
+            expected="one column of numbers",
+            fix=f"fit one probe per column, first --label {columns[0]}",
+        )
     if len(columns) > 1 or task == "multilabel":
         return _flags(path, frame, columns), "multilabel"
     values = np.asarray(frame[columns[0]])

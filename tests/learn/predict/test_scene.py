@@ -1,5 +1,7 @@
 """Imagery to a map: through embeddings with a probe, through windows with a fine-tuned network."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import rasterio
@@ -7,7 +9,9 @@ from affine import Affine
 
 from bocage import embed, open_stack
 from bocage.errors import ConfigError, InputError
-from bocage.learn.predict import predict
+from bocage.learn.predict import PredictConfig, predict
+from bocage.learn.predict.prediction import embed_options
+from bocage.learn.predict.predictor import load_predictor
 from bocage.sensors import SENTINEL2_L2A
 
 from .conftest import CLASSES, Softmax
@@ -131,6 +135,29 @@ def test_a_fine_tuned_network_is_mapped_at_its_own_cell_size(tmp_path, stack):
     want = np.where(np.isnan(cells[0]), 255, values)
     np.testing.assert_array_equal(found, want)
     assert read(tmp_path / "map.probability.tif").shape[0] == 3
+
+
+class OneAnswer(Tuned):
+    """A network of images that says one thing of each crop it is shown."""
+
+    patch_size = cell_px = 16
+    window_px = None
+
+
+def test_a_network_with_one_answer_per_image_is_refused_in_one_sentence(tmp_path, stack):
+    with pytest.raises(ConfigError, match=r"one answer per image of 16 px.*--task segmentation"):
+        predict(stack, OneAnswer(), out=tmp_path / "map.tif")
+    assert not list(tmp_path.glob("map*"))
+
+
+@pytest.mark.parametrize(("crop_px", "want"), [(48, 48), (50, 52), (16, 32)])
+def test_windows_are_as_large_as_the_crops_of_training(crop_px, want):
+    network = Tuned()
+    network.description = SimpleNamespace(crop_px=crop_px)
+    known = load_predictor(network)
+    assert embed_options(known, PredictConfig())["window_px"] == want
+    chosen = PredictConfig(embed={"window_px": 80})
+    assert embed_options(known, chosen)["window_px"] == 80
 
 
 def test_a_scene_outside_utm_is_mapped_in_its_own_crs(tmp_path):

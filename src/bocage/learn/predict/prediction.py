@@ -141,9 +141,8 @@ def embed_options(known: Predictor, config: PredictConfig) -> dict[str, Any]:
     if known.kind == "finetuned":
         network = known.scorer
         stated = {"patch_size": network.patch_size, "query_px": network.cell_px}
-        own = getattr(network, "window_px", None)  # networks of images: their tokens are pixels
-        usual = {} if own is None else {"window_px": own}
-        return {**usual, **config.embed, **stated, "codec": "float32"}
+        usual, fixed = _own_windows(network)
+        return {**usual, **config.embed, **stated, **fixed, "codec": "float32"}
     fitted = known.fitted_on
     options: dict[str, Any] = {}
     if fitted.get("patch_size"):
@@ -152,6 +151,29 @@ def embed_options(known: Predictor, config: PredictConfig) -> dict[str, Any]:
     if fitted.get("codec") in {"signed_power", "float32"}:
         options["codec"] = fitted["codec"]
     return {**options, **config.embed}
+
+
+def _own_windows(network: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Windows that a fine-tuned network takes if the user names none, and what it must have."""
+    if hasattr(network, "window_px"):  # a network of images
+        if network.window_px is None:
+            raise ConfigError(
+                got=f"{network.name}, which gives one answer per image of {network.cell_px} px",
+                expected="a network that answers for every pixel or patch of a scene",
+                fix="fine-tune with --task segmentation, or an OlmoEarth model, whose head also "
+                "answers for each patch",
+            )
+        return {"window_px": network.window_px}, {}
+    description = getattr(network, "description", None)
+    if description is None:
+        return {}, {}
+    # As large as the crops it learned from: attention over more tokens gives other features.
+    p = network.patch_size
+    return {"window_px": max(-(-description.crop_px // p), _LEAST_PATCHES) * p}, {}
+
+
+_LEAST_PATCHES = 8
+"""As for any model (docs/defaults.md): a smaller window is mostly halo."""
 
 
 def _check_model(known: Predictor, model: WindowModel | None) -> WindowModel:

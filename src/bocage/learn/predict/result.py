@@ -43,7 +43,7 @@ class PredictResult:
         else:
             lines.append("nothing to do: the map was finished before")
         for year, rows in self.tables.items():
-            label = f"area {year}" if year else "area"
+            label = f"area {year} " if year else "area"
             for row in rows[:_SHOWN_CLASSES]:
                 interval = ""
                 if "km2_low" in row:
