@@ -20,6 +20,8 @@ from bocage.models.rope import (
     turn,
 )
 from bocage.models.selection import RowGroup
+from bocage.models.training import add_mlp, linear
+from bocage.models.training_attention import attends, rotary_attention
 
 
 class Attention(nn.Module):
@@ -93,36 +95,57 @@ class Attention(nn.Module):
         positions: Tensor | None,
         groups: Sequence[RowGroup],
         *,
+        norm: nn.LayerNorm,
+        scale: Tensor | None = None,
         context: Tensor | None = None,
         context_positions: Tensor | None = None,
     ) -> Tensor:
-        """Attended [n, D] of unpadded tokens x [n, D] at positions [n, X], each row by itself.
+        """The sum x + scale * attended [n, D] of unpadded tokens x [n, D] at positions [n, X].
 
-        A context [m, D] of the same rows is read in place of x.
+        Each row by itself, after the norm; ``scale`` [n, 1]. A context [m, D] of the same rows is
+        read, as it is, in place of x.
         """
+        read = None
         if context is None:
-            q, k, v = self._parts((self.q, self.k, self.v), x, positions, n_turned=2)
+            asking = self._project((self.q, self.k, self.v), x, norm)
         else:
-            (q,) = self._parts((self.q,), x, positions, n_turned=1)
-            k, v = self._parts((self.k, self.v), context, context_positions, n_turned=1)
-        attended = grouped_attention(q, k, v, groups).flatten(1)
-        projected: Tensor = self.proj(attended.to(x.dtype))
-        return projected
+            asking = self._project((self.q,), x, norm)
+            read = self._project((self.k, self.v), context)
+        frequencies = None if positions is None else self.frequencies()
+        if attends(asking):
+            attended = rotary_attention(
+                asking,
+                positions,
+                frequencies,
+                groups,
+                context=read,
+                context_positions=context_positions,
+            )
+        else:
+            q, *kv = _turned(asking, positions, frequencies)
+            if read is not None:
+                kv = _turned(read, context_positions, frequencies)
+            k, v = kv
+            attended = grouped_attention(q, k, v, groups).flatten(1).to(x.dtype)
+        return linear(attended, self.proj.weight, self.proj.bias, plus=x, scale=scale)
 
-    def _parts(
-        self, layers: Sequence[nn.Linear], x: Tensor, positions: Tensor | None, *, n_turned: int
-    ) -> Sequence[Tensor]:
-        """Several projections of x [n, D] in one product, each [n, M, D/M]; the first turned."""
+    def _project(
+        self, layers: Sequence[nn.Linear], x: Tensor, norm: nn.LayerNorm | None = None
+    ) -> Tensor:
+        """Several projections [n, G, M, D/M] of x [n, D] in one product."""
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
-        parts: Tensor = functional.linear(x, weight, bias).unflatten(
-            -1, (len(layers), self.heads, -1)
-        )
-        if parts.device.type == "cpu":
-            parts = parts.float()  # what grouped_attention works in there; one cast, not six
-        if positions is None:
-            return parts.unbind(1)
-        return turn(parts, positions, self.frequencies(), n_turned)
+        parts: Tensor = linear(x, weight, bias, norm=norm)
+        return parts.view(len(x), len(layers), self.heads, self.head_width)
+
+
+def _turned(parts: Tensor, positions: Tensor | None, frequencies: Tensor | None) -> list[Tensor]:
+    """Parts [n, M, D/M] of [n, G, M, D/M]: all but the values, which come last, turned."""
+    if parts.device.type == "cpu":
+        parts = parts.float()  # what grouped_attention works in there; one cast, not six
+    if positions is None or frequencies is None:
+        return list(parts.unbind(1))
+    return list(turn(parts, positions, frequencies, max(parts.shape[1] - 1, 1)))
 
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[RowGroup]) -> Tensor:
@@ -210,16 +233,17 @@ class Block(nn.Module):
         step, which is drawn by its objective).
         """
         if groups is not None:
-            attended = self.attn.rows(
-                self.norm1(x),
+            first, second = (None, None) if branch_scale is None else branch_scale.unbind(0)
+            x = self.attn.rows(
+                x,
                 positions,
                 groups,
+                norm=self.norm1,
+                scale=first,
                 context=context,
                 context_positions=context_positions,
             )
-            first, second = (None, None) if branch_scale is None else branch_scale.unbind(0)
-            x = _add(x, attended, first)
-            return _add(x, self.mlp(self.norm2(x)), second)
+            return add_mlp(x, self.norm2, self.mlp.fc1, self.mlp.fc2, second)
         attended = self.attn(
             self.norm1(x),
             positions,
@@ -237,8 +261,3 @@ class Block(nn.Module):
         keep = 1 - self.drop_path
         kept = torch.empty(len(branch), 1, 1, device=branch.device).bernoulli_(keep) / keep
         return branch * kept.to(branch.dtype)
-
-
-def _add(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    """The residual stream after a branch, in one pass."""
-    return x + branch if scale is None else torch.addcmul(x, branch, scale)

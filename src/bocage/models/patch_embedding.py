@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from bocage.models import training_kernels as kernels
 from bocage.models.config import ModelConfig
 from bocage.models.selection import Selection
+from bocage.models.training import usable
 
 _PIECE = 256
 """Patches whose hidden values, 2 to 4 MB, stay in the cache of a core."""
@@ -147,9 +149,10 @@ class _PixelNetwork(torch.autograd.Function):
         ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
             w = _with_bias(weight, bias).to(ctx.dtype)
-            p, offset = projection.to(ctx.dtype), offset.to(ctx.dtype)
+            offset = offset.to(ctx.dtype)
+            multiply = _Products(projection, ctx.dtype)
             hidden = (_hidden(_with_one(piece, ctx.dtype), w) for piece in x.split(_piece(x)))
-            tokens = [functional.linear(h.view(-1, p.shape[1]), p, offset) for h in hidden]
+            tokens = [multiply.by_depth(h.view(-1, projection.shape[1]), offset) for h in hidden]
         return torch.cat(tokens)
 
     @staticmethod
@@ -158,21 +161,60 @@ class _PixelNetwork(torch.autograd.Function):
         x, weight, bias, projection = ctx.saved_tensors
         n_bands = x.shape[2]
         with torch.autocast(x.device.type, enabled=False):
-            w, p = _with_bias(weight, bias).to(ctx.dtype), projection.to(ctx.dtype)
+            w, multiply = _with_bias(weight, bias).to(ctx.dtype), _Products(projection, ctx.dtype)
             by_w, by_p = torch.zeros_like(w, dtype=weight.dtype), torch.zeros_like(projection)
             by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
             size = _piece(x)
             for start in range(0, len(x), size):
                 piece = slice(start, start + size)
-                pixels, g = _with_one(x[piece], ctx.dtype), gradient[piece].to(ctx.dtype)
+                pixels, g = (
+                    _with_one(x[piece], ctx.dtype),
+                    gradient[piece].to(ctx.dtype).contiguous(),
+                )
                 h = _hidden(pixels, w)
-                by_p += g.T @ h.view(len(g), -1)
-                g = torch.ops.aten.threshold_backward((g @ p).view_as(h), h, 0)
+                multiply.add_gradient(by_p, g, h.view(len(g), -1))
+                g = torch.ops.aten.threshold_backward(multiply.by_width(g).view_as(h), h, 0)
                 by_w += g.T @ pixels
                 if by_x is not None:
                     by_x[piece] = (g @ w[:, :n_bands]).view_as(by_x[piece])
             by_offset = gradient.float().sum(0)
         return by_x, by_w[:, :n_bands], by_w[:, n_bands], by_p, by_offset
+
+
+class _Products:
+    """Products with a projection [D, K], on kernels where they are faster: in fp32."""
+
+    def __init__(self, projection: Tensor, dtype: torch.dtype) -> None:
+        self.projection = projection.detach()
+        self.plain = self.projection.to(dtype)
+        self.on_kernels = dtype == torch.float32 and usable(self.projection, *projection.shape)
+        self._packed: dict[bool, Tensor] = {}
+
+    def by_depth(self, x: Tensor, offset: Tensor) -> Tensor:
+        """``x P^T + offset`` [n, D] of x [n, K]."""
+        if not self.on_kernels:
+            return functional.linear(x, self.plain, offset)
+        return self._product(x, len(self.plain), offset)
+
+    def by_width(self, x: Tensor) -> Tensor:
+        """``x P`` [n, K] of x [n, D]."""
+        return self._product(x, self.plain.shape[1]) if self.on_kernels else x @ self.plain
+
+    def add_gradient(self, by_projection: Tensor, g: Tensor, x: Tensor) -> None:
+        """Add ``g^T x`` to ``by_projection`` [D, K]."""
+        if self.on_kernels:
+            sums = by_projection, g.new_zeros(len(by_projection))
+            kernels.weight_gradient(g, x, dtype=g.dtype, add_to=sums)
+        else:
+            by_projection += g.T @ x
+
+    def _product(self, x: Tensor, n_out: int, bias: Tensor | None = None) -> Tensor:
+        dtype, turned = self.plain.dtype, bias is None
+        if turned not in self._packed:
+            weight = self.projection.contiguous()
+            self._packed[turned] = kernels.pack_weight(weight, dtype, turned=turned)
+        packed = self._packed[turned]
+        return kernels.product(x, packed, n_out, dtype=dtype, out_dtype=dtype, bias=bias)[0]
 
 
 def _with_one(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,347 @@
+// The products of a training step on AMX tiles: a linear map with what stands around it, and the
+// gradient of its weight.
+//
+// Weights change in every step, so they are packed in every step. Left sides are packed by the thread
+// that uses them, in pieces that stay in its cache.
+//
+// Axes: M rows (tokens), K depth, O columns.
+
+#include "training.h"
+
+static constexpr int64_t CACHE_BYTES = 900000;  // of packed rows, in 2 MB of second-level cache
+static constexpr int64_t DEPTH = 768;           // taken at once; deeper products keep partial sums
+
+// Depth / 32 taken before the next rows.
+template <int parts>
+constexpr int64_t STEP = parts == 1 ? 8 : DEPTH / 32;
+
+// Weight [O, K] times gain [K] (or null) as a product reads it: [O/32][K/32][parts][2][16][16][2], columns,
+// depth, parts, halves of the columns, depth, columns, halves of depth. `turned`: of the product with its
+// columns K and its depth O.
+template <int parts>
+static void pack_weight(const float* weight, const float* gain, bf16* to, int64_t O, int64_t K,
+                        bool turned) {
+  const int64_t n_o = O / 32, n_k = K / 32;
+#pragma omp parallel for collapse(2) schedule(static)
+  for (int64_t o = 0; o < n_o; o++)
+    for (int64_t k = 0; k < n_k; k++) {
+      const float* block = weight + o * 32 * K + k * 32;
+      const __m512 g0 = gain ? load16(gain + k * 32) : _mm512_set1_ps(1);
+      const __m512 g1 = gain ? load16(gain + k * 32 + 16) : _mm512_set1_ps(1);
+      __m512i words[2][parts * 16];
+      if (turned) {
+        for (int r = 0; r < 16; r++) {
+          const float *row = block + r * K, *other = row + 16 * K;
+          split_words<parts>(_mm512_mul_ps(load16(row), g0), _mm512_mul_ps(load16(other), g0),
+                             words[0] + r, 16);
+          split_words<parts>(_mm512_mul_ps(load16(row + 16), g1), _mm512_mul_ps(load16(other + 16), g1),
+                             words[1] + r, 16);
+        }
+        bf16* at = to + (k * n_o + o) * parts * PAIR;
+        store_tiles<parts, false>(words[0], at);
+        store_tiles<parts, false>(words[1], at + PAIR / 2);
+      } else {
+        for (int r = 0; r < 32; r++) {
+          const float* row = block + r * K;
+          split_words<parts>(_mm512_mul_ps(load16(row), g0), _mm512_mul_ps(load16(row + 16), g1),
+                             words[r / 16] + r % 16, 16);
+        }
+        bf16* at = to + (o * n_k + k) * parts * PAIR;
+        store_tiles<parts, true>(words[0], at);
+        store_tiles<parts, true>(words[1], at + PAIR / 2);
+      }
+    }
+}
+
+// Mean and inverse deviation of rows, [M, 2].
+struct Norm {
+  float* moments;
+  float epsilon;
+};
+
+// Up to 32 rows of x, n of its K columns, as tiles [n / 32][parts][2][16][32]; missing rows are zero.
+template <int parts, typename Number>
+static void pack_rows(const Number* x, int64_t n_rows, int64_t K, int64_t n, const float* row_scale,
+                      const Norm* norm, int64_t first, bf16* to) {
+  for (int64_t r = 0; r < 32; r++, x += K) {
+    bf16* row = to + r / 16 * (PAIR / 2) + r % 16 * 32;
+    if (r >= n_rows) {
+      for (int64_t k = 0; k < n / 32 * parts; k++) std::memset(row + k * PAIR, 0, 64);
+      continue;
+    }
+    __m512 mean = _mm512_setzero_ps(), scale = _mm512_set1_ps(row_scale ? row_scale[first + r] : 1);
+    if (norm) {
+      const Moments moments(x, n, norm->epsilon);
+      mean = moments.mean, scale = _mm512_set1_ps(moments.inverse_deviation);
+      norm->moments[2 * (first + r)] = _mm512_cvtss_f32(mean);
+      norm->moments[2 * (first + r) + 1] = moments.inverse_deviation;
+    }
+    auto value = [&](int64_t k) { return _mm512_mul_ps(_mm512_sub_ps(load16(x + k), mean), scale); };
+    for (int64_t k = 0; k < n; k += 32)
+      split_words<parts>(value(k), value(k + 16), (__m512i*)(row + k / 32 * parts * PAIR), PAIR / 32);
+  }
+}
+
+// What becomes of a block of sums s.
+//   PLAIN       y = s + bias
+//   ADD         y = plus + (s + bias) * row_scale
+//   GELU        other = s + bias, y = gelu(other)
+//   GELU_BACK   y = s * gelu'(plus), other = gelu(plus)
+enum Kind : int64_t { PLAIN, ADD, GELU, GELU_BACK };
+
+template <typename Number>
+struct Ending {
+  Kind kind;
+  const float* bias;       // or null
+  const void* plus;        // ADD: float
+  const float* row_scale;  // or null
+  Number *y, *other;
+  int64_t O;
+  const float* sums = nullptr;  // [2][2][16][16] of the block at ...
+  int64_t row = 0, column = 0, n_rows = 0;
+
+  void write(int64_t first, int64_t last) const {
+    if (first >= last) return;
+    const __m512 b0 = bias ? load16(bias + column) : _mm512_setzero_ps();
+    const __m512 b1 = bias ? load16(bias + column + 16) : _mm512_setzero_ps();
+    for (int64_t r = first; r < last; r++) {
+      const float* s = sums + r / 16 * 512 + r % 16 * 16;
+      const int64_t at = (row + r) * O + column;
+      finish(_mm512_add_ps(load16(s), b0), at, row + r);
+      finish(_mm512_add_ps(load16(s + 256), b1), at + 16, row + r);
+    }
+  }
+  void finish(__m512 v, int64_t at, int64_t m) const {
+    if (kind == ADD) {
+      const __m512 scale = _mm512_set1_ps(row_scale ? row_scale[m] : 1);
+      v = _mm512_fmadd_ps(v, scale, load16((const float*)plus + at));
+    } else if (kind == GELU) {
+      store16(other + at, v);
+      v = Gelu(v).value;
+    } else if (kind == GELU_BACK) {
+      const Gelu gelu(load16((const Number*)plus + at));
+      store16(other + at, gelu.value);
+      v = _mm512_mul_ps(v, gelu.slope);
+    }
+    store16(y + at, v);
+  }
+};
+
+// How the blocks of a product are shared out: groups of rows that fit the cache when packed, and
+// groups of columns where there are fewer of those than threads.
+struct Shares {
+  int64_t n_rows, n_columns, n_depth, depth, row_groups, column_groups;
+  Shares(int64_t M, int64_t K, int64_t O, int64_t parts, bool whole_depth) {
+    const int64_t n_threads = omp_get_max_threads();
+    n_rows = (M + 31) / 32, n_columns = O / 32, n_depth = K / 32;
+    const int64_t n_steps = whole_depth ? 1 : (K + DEPTH - 1) / DEPTH;
+    depth = (n_depth + n_steps - 1) / n_steps;
+    const int64_t tall = std::max<int64_t>(1, CACHE_BYTES / (depth * parts * PAIR * 2));
+    row_groups = (n_rows + tall - 1) / tall;
+    if (n_rows >= n_threads) row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
+    row_groups = std::min(row_groups, n_rows);
+    column_groups = std::min(n_columns, std::max<int64_t>(1, n_threads / row_groups));
+  }
+  int64_t row(int64_t group) const { return n_rows * group / row_groups; }
+  int64_t column(int64_t group) const { return n_columns * group / column_groups; }
+};
+
+template <int parts, typename In, typename Out>
+static void product(const In* x, const bf16* weight, const Norm* norm, const float* row_scale,
+                    Ending<Out> ending, int64_t M, int64_t K) {
+  if (!M) return;
+  const Shares shares(M, K, ending.O, parts, norm != nullptr);
+  const int64_t n_depth = shares.n_depth;
+  const int64_t tall = (shares.n_rows + shares.row_groups - 1) / shares.row_groups;
+  const int64_t wide = (shares.n_columns + shares.column_groups - 1) / shares.column_groups;
+  const bool partial = shares.depth < n_depth;
+  const TileShapes shapes;
+#pragma omp parallel
+  {
+    TileSession session(shapes);
+    bf16* left = (bf16*)std::aligned_alloc(64, tall * shares.depth * parts * PAIR * sizeof(bf16));
+    float* sums = (float*)std::aligned_alloc(64, tall * (partial ? wide : 2) * PAIR * sizeof(float));
+    Ending<Out> last = ending;
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t h = 0; h < shares.row_groups; h++)
+      for (int64_t g = 0; g < shares.column_groups; g++) {
+        const int64_t i0 = shares.row(h), i1 = shares.row(h + 1);
+        const int64_t n_lines = parts * 32 / (i1 - i0);  // of the weights to come, fetched per step
+        last.n_rows = 0;
+        for (int64_t k0 = 0; k0 < n_depth; k0 += shares.depth) {
+          const int64_t n = std::min(shares.depth, n_depth - k0), packed = n * parts * PAIR;
+          for (int64_t i = i0; i < i1; i++)
+            pack_rows<parts>(x + i * 32 * K + k0 * 32, M - i * 32, K, n * 32, row_scale, norm,
+                             i * 32, left + (i - i0) * packed);
+          for (int64_t j = shares.column(g); j < shares.column(g + 1); j++)
+            for (int64_t k1 = 0; k1 < n; k1 += STEP<parts>)
+              for (int64_t i = i0; i < i1; i++) {
+                const int64_t slot = partial ? j - shares.column(g) : j % 2;
+                float* sum = sums + (slot * tall + i - i0) * PAIR;
+                before_tile_load();
+                if (k0 + k1 == 0) {
+                  zero_sums();
+                } else {
+                  _tile_loadd(0, sum, 64); _tile_loadd(1, sum + 256, 64);
+                  _tile_loadd(2, sum + 512, 64); _tile_loadd(3, sum + 768, 64);
+                }
+                const int64_t n_steps = std::min(STEP<parts>, n - k1);
+                const bf16* a = left + (i - i0) * packed + k1 * parts * PAIR;
+                const bf16* b = weight + (j * n_depth + k0 + k1) * parts * PAIR;
+                const char* next = (const char*)(b + n_steps * parts * PAIR) + (i - i0) * n_steps * n_lines * 64;
+                for (int64_t k = 0; k < n_steps; k++) {
+                  multiply<parts>(a + k * parts * PAIR, b + k * parts * PAIR);
+                  for (int64_t line = 0; line < n_lines; line++, next += 64)
+                    _mm_prefetch(next, _MM_HINT_T1);
+                  // Vector units finish the block before while the tile unit is at this one.
+                  last.write(last.n_rows * k / n_steps, last.n_rows * (k + 1) / n_steps);
+                }
+                _tile_stored(0, sum, 64); _tile_stored(1, sum + 256, 64);
+                _tile_stored(2, sum + 512, 64); _tile_stored(3, sum + 768, 64);
+                last.sums = sum, last.row = i * 32, last.column = j * 32;
+                last.n_rows = k0 + k1 + n_steps < n_depth ? 0 : std::min<int64_t>(32, M - i * 32);
+              }
+        }
+        before_tile_load();
+        last.write(0, last.n_rows);
+      }
+    std::free(left);
+    std::free(sums);
+  }
+}
+
+// Rows of x that a chunk of a weight's gradient takes, and columns of both sides per task.
+static constexpr int64_t CHUNK = 256;
+static constexpr int64_t GRADIENT_STEP = 4;
+
+// [M, n] numbers of one side of a gradient, 32 columns from `column` on and 32 rows from `row` on, as tiles
+// [parts][2][16][32 or 16 x 2]: turned for the left side. Adds the columns to total [32] if given.
+template <int parts, bool left, typename Number>
+static void pack_columns(const Number* x, int64_t stride, int64_t n_rows, const float* row_scale,
+                         const float* moments, bf16* to, float* total) {
+  __m512i words[parts * 16];
+  for (int half = 0; half < 2; half++, x += 16) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int r = 0; r < 16; r++) {
+      auto value = [&](int64_t m) {
+        if (m >= n_rows) return _mm512_setzero_ps();
+        const __m512 v = load16(x + m * stride);
+        if (moments)
+          return _mm512_mul_ps(_mm512_sub_ps(v, _mm512_set1_ps(moments[2 * m])),
+                               _mm512_set1_ps(moments[2 * m + 1]));
+        return row_scale ? _mm512_mul_ps(v, _mm512_set1_ps(row_scale[m])) : v;
+      };
+      const __m512 a = value(r), b = value(r + 16);
+      if (total) sum = _mm512_add_ps(sum, _mm512_add_ps(a, b));
+      split_words<parts>(a, b, words + r, 16);
+    }
+    store_tiles<parts, left>(words, to + half * PAIR / 2);
+    if (total) store16(total + half * 16, _mm512_add_ps(load16(total + half * 16), sum));
+  }
+}
+
+// by_weight [O, K] = (row_scale g)^T norm(x), or that added to it; by_bias [O] the sums of g likewise.
+template <int parts, typename G, typename X>
+static void weight_gradient(const G* g, const float* row_scale, const X* x, const float* moments,
+                            float* by_weight, float* by_bias, int64_t M, int64_t O, int64_t K,
+                            bool add) {
+  const int64_t n_threads = omp_get_max_threads(), n_o = O / 32, n_k = K / 32;
+  // Blocks of a task: sums and both packed sides stay in the cache.
+  const int64_t most = 24;
+  int64_t o_groups = (n_o + most - 1) / most, k_groups = (n_k + most - 1) / most;
+  while (o_groups * k_groups % n_threads) {  // split the longer side further
+    int64_t& longer = n_o * k_groups >= n_k * o_groups ? o_groups : k_groups;
+    if (longer >= (&longer == &o_groups ? n_o : n_k)) break;
+    longer++;
+  }
+  const int64_t tall = (n_o + o_groups - 1) / o_groups, wide = (n_k + k_groups - 1) / k_groups;
+  const int64_t depth = CHUNK / 32, block = depth * parts * PAIR;
+  if (by_bias && !add) std::memset(by_bias, 0, O * sizeof(float));
+  if (!M && !add) std::memset(by_weight, 0, O * K * sizeof(float));
+  const TileShapes shapes;
+#pragma omp parallel
+  {
+    TileSession session(shapes);
+    bf16* left = (bf16*)std::aligned_alloc(64, tall * block * sizeof(bf16));
+    bf16* right = (bf16*)std::aligned_alloc(64, wide * block * sizeof(bf16));
+#pragma omp for collapse(2) schedule(static)
+    for (int64_t og = 0; og < o_groups; og++)
+      for (int64_t kg = 0; kg < k_groups; kg++) {
+        const int64_t o0 = n_o * og / o_groups, o1 = n_o * (og + 1) / o_groups;
+        const int64_t k0 = n_k * kg / k_groups, k1 = n_k * (kg + 1) / k_groups;
+        for (int64_t m = 0; m < M; m += CHUNK) {
+          const int64_t n = std::min(depth, (M - m + 31) / 32);
+          for (int64_t d = 0; d < n; d++) {
+            const int64_t first = m + d * 32, rows = M - first;
+            for (int64_t o = o0; o < o1; o++)
+              pack_columns<parts, true>(g + first * O + o * 32, O, rows,
+                                        row_scale ? row_scale + first : nullptr, nullptr,
+                                        left + (o - o0) * block + d * parts * PAIR,
+                                        by_bias && kg == 0 ? by_bias + o * 32 : nullptr);
+            for (int64_t k = k0; k < k1; k++)
+              pack_columns<parts, false>(x + first * K + k * 32, K, rows, nullptr,
+                                         moments ? moments + 2 * first : nullptr,
+                                         right + (k - k0) * block + d * parts * PAIR, nullptr);
+          }
+          for (int64_t d0 = 0; d0 < n; d0 += GRADIENT_STEP)
+            for (int64_t k = k0; k < k1; k++)
+              for (int64_t o = o0; o < o1; o++) {
+                float* sums = by_weight + o * 32 * K + k * 32;
+                before_tile_load();
+                if (m + d0 == 0 && !add) zero_sums();
+                else load_sums(sums, K);
+                for (int64_t d = d0; d < std::min(d0 + GRADIENT_STEP, n); d++)
+                  multiply<parts>(left + (o - o0) * block + d * parts * PAIR,
+                                  right + (k - k0) * block + d * parts * PAIR);
+                store_sums(sums, K);
+              }
+        }
+      }
+    std::free(left);
+    std::free(right);
+  }
+}
+
+extern "C" void bocage_pack_weight(const float* weight, const float* gain, bf16* to, int64_t O,
+                                   int64_t K, int64_t turned, int64_t parts) {
+  if (parts == 3) pack_weight<3>(weight, gain, to, O, K, turned);
+  else pack_weight<1>(weight, gain, to, O, K, turned);
+}
+
+// y [M, O] of x [M, K] with a packed weight; see Ending. x is row_scale[m] x for GELU_BACK and for PLAIN.
+extern "C" void bocage_training_product(const void* x, int64_t x_fp32, const bf16* weight,
+                                        int64_t parts, const float* bias, const void* plus,
+                                        const float* row_scale, void* y, void* other,
+                                        int64_t y_fp32, float* moments, float epsilon, int64_t M,
+                                        int64_t K, int64_t O, int64_t kind) {
+  Norm norm{moments, epsilon};
+  auto run = [&](auto* from, auto* to, auto count) {
+    using Out = std::remove_pointer_t<decltype(to)>;
+    const Ending<Out> ending{Kind(kind), bias, plus, kind == ADD ? row_scale : nullptr,
+                             to, (Out*)other, O};
+    product<decltype(count)::value>(from, weight, moments ? &norm : nullptr,
+                                    kind == ADD ? nullptr : row_scale, ending, M, K);
+  };
+  using One = std::integral_constant<int, 1>;
+  if (parts == 3) run((const float*)x, (float*)y, std::integral_constant<int, 3>());
+  else if (x_fp32 && y_fp32) run((const float*)x, (float*)y, One());
+  else if (x_fp32) run((const float*)x, (bf16*)y, One());
+  else if (y_fp32) run((const bf16*)x, (float*)y, One());
+  else run((const bf16*)x, (bf16*)y, One());
+}
+
+extern "C" void bocage_weight_gradient(const void* g, int64_t g_fp32, const float* row_scale,
+                                       const void* x, int64_t x_fp32, const float* moments,
+                                       int64_t parts, float* by_weight, float* by_bias, int64_t M,
+                                       int64_t O, int64_t K, int64_t add) {
+  auto run = [&](auto* left, auto* right, auto count) {
+    weight_gradient<decltype(count)::value>(left, row_scale, right, moments, by_weight, by_bias, M,
+                                            O, K, add);
+  };
+  using One = std::integral_constant<int, 1>;
+  if (parts == 3) run((const float*)g, (const float*)x, std::integral_constant<int, 3>());
+  else if (g_fp32 && x_fp32) run((const float*)g, (const float*)x, One());
+  else if (g_fp32) run((const float*)g, (const bf16*)x, One());
+  else if (x_fp32) run((const bf16*)g, (const float*)x, One());
+  else run((const bf16*)g, (const bf16*)x, One());
+}
