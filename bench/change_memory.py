@@ -1,6 +1,6 @@
 """Peak memory of a map of change, for an area and for four times the area.
 
-    python bench/change_memory.py [--side 1024] [--dims 64] [--methods magnitude pca logistic]
+    python bench/change_memory.py [--side 1024] [--dims 32] [--methods magnitude pca logistic]
 
 Two years of int8 embeddings are made of noise in blocks; each map is made by a process of its own,
 which reports its VmHWM (resource usage of a child starts from its parent's size). The bands of
@@ -89,7 +89,7 @@ def write_labels(folder, side):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=1024)
-    parser.add_argument("--dims", type=int, default=64)
+    parser.add_argument("--dims", type=int, default=32)
     methods = ["magnitude", "difference", "pca", "logistic", "cva", "irmad"]
     parser.add_argument("--methods", nargs="*", default=methods)
     arguments = parser.parse_args()
@@ -114,7 +114,8 @@ def main():
                 )
                 peak, wall = done.stdout.split()[-2:]
                 peaks[method].append(float(peak) * 1024 / 1e6)
-                print(f"{method}, {side} x {side}: {peaks[method][-1]:.0f} MB, {float(wall):.1f} s")
+                text = f"{method}, {side} x {side}: {peaks[method][-1]:.0f} MB, {float(wall):.1f} s"
+                print(text, flush=True)
         for method, (small, large) in peaks.items():
             print(f"{method}: {small:.0f} to {large:.0f} MB, {large / small - 1:+.0%}")
 

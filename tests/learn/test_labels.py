@@ -175,6 +175,13 @@ def test_numbers_that_are_nan_are_refused_with_the_count(tmp_path):
         read_labels(tmp_path / "a.parquet", column="height")
 
 
+def test_two_columns_of_numbers_are_one_probe_each(tmp_path):
+    table = frame(20).assign(height=1.5, depth=2.5)
+    table.to_file(tmp_path / "a.gpkg")
+    with pytest.raises(ConfigError, match=r"height, depth; expected one column.*--label height"):
+        read_labels(tmp_path / "a.gpkg", column=["height", "depth"], task="regression")
+
+
 def test_files_that_are_no_labels_are_refused(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         read_labels(tmp_path / "a.gpkg")
