@@ -1,6 +1,6 @@
 """Encode and write vectors to shards: rows per second and peak memory.
 
-    python bench/search_build.py [--rows 1000000] [--dims 1024] [--code binary_mean]
+    python bench/search_build.py [--rows 1000000] [--dims 1024] [--code auto]
 
 Vectors are made batch by batch, so that the memory is the build's. The published figure is 18,359
 rows per second on 8 workers (2,295 per worker); the bound here is 13,800 on two cores.
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dims", type=int, default=1024)
-    parser.add_argument("--code", default="binary_mean")
+    parser.add_argument("--code", default="auto")
     parser.add_argument("--folder", default=None, help="where to write; /tmp by default")
     options = parser.parse_args()
     source = Stream(options.rows, options.dims)

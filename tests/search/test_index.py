@@ -13,6 +13,7 @@ import pytest
 from bocage.errors import ConfigError, InputError, StoreError
 from bocage.search import ArraySource, IndexOptions, OpenedIndex, index, open_index
 from bocage.search.hilbert import hilbert_key
+from bocage.search.learned import default_code, learn
 
 from .conftest import Corpus, columns_of
 
@@ -174,6 +175,33 @@ def test_the_same_source_gives_the_same_files(corpus: Corpus, tmp_path: Path) ->
         index(ArraySource(corpus.x[:1500], corpus.lonlat[:1500]), tmp_path / name)
     for file in ("shards/00000.parquet", "index.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_sample_is_drawn_from_all_of_the_source(tmp_path: Path) -> None:
+    # One block of rows differs from all others: a sample of a few blocks would miss its range.
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100_000, 8)).astype(np.float32)
+    x[40_000:50_000] += [9, 0, 0, 0, 0, 0, 0, 0]
+    source = ArraySource(x, rng.uniform(0, 5, (len(x), 2)))
+    options = IndexOptions(sample_rows=4000)
+    learned = learn(source, options, "some-model")
+    assert 2000 <= learned.codec.fitted_on["n_rows"] <= 4000
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    seen = learned.rerank.low, learned.rerank.low + 254 * learned.rerank.step
+    # 32,000 of the rows are looked at, in blocks of 16,384; with all of them the range is exact.
+    assert seen[0].min() >= -1
+    assert seen[1].max() <= 1 + 1e-6
+    whole = learn(source, IndexOptions(sample_rows=12_500), "some-model").rerank
+    np.testing.assert_allclose(whole.low, unit.min(axis=0), atol=1e-6)
+    np.testing.assert_allclose(whole.low + 254 * whole.step, unit.max(axis=0), atol=1e-6)
+
+
+def test_codes_by_default_are_a_32nd_of_the_floats_and_bits_for_few_rows() -> None:
+    assert default_code(50_000, 128) == "balanced_pq16"
+    assert default_code(50_000, 64) == "balanced_pq8"
+    assert default_code(50_000, 1024) == "balanced_pq64"
+    assert default_code(417, 768) == "binary_mean"
+    assert default_code(50_000, 4) == "binary_mean"
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -40,7 +40,10 @@ def search(  # noqa: PLR0917 - one argument per option is how typer reads a comm
     place = _area(area)
     span: Any = tuple(dates.split("/")) if dates and "/" in dates else dates
     if view == "places":
-        for found in places_like(opened, place, k=k, dates=span):
+        places = places_like(opened, place, k=k, dates=span)
+        if not places:
+            typer.echo("nothing to compare: every row group of the index touches the area")
+        for found in places:
             bounds = ", ".join(f"{v:.5f}" for v in found["bbox_wsen"])
             typer.echo(f"{found['distance']:.3f}  {found['first_row']:>10}  {bounds}")
         return

@@ -191,7 +191,7 @@ def unit_vectors(batch: Batch, *, on_zero: str) -> tuple[FloatArray, NDArray[np.
             raise InputError(
                 got=f"{int(zero.sum())} all-zero vectors in {batch.where}",
                 expected="vectors with a direction",
-                fix='set nodata to NaN in the source, or pass on_zero="drop"',
+                fix="set nodata to NaN in the source, or leave them out with --on-zero drop",
             )
         keep = keep & ~zero
     if not keep.all():

@@ -74,9 +74,9 @@ def vectors_of(column: Any, *, where: str, quantization: str | None = None) -> F
     if pa.types.is_integer(numbers.type):
         if quantization != "signed_power" or numbers.type != pa.int8():
             raise InputError(
-                got=f"{numbers.type} codes in {where}",
-                expected="real vectors, or int8 codes of a rule that is named",
-                fix='pass quantization="signed_power" if that is the rule, or dequantize first',
+                got=f"{numbers.type} codes in {where} and the rule {quantization or 'unnamed'}",
+                expected="real vectors, or int8 codes of the rule signed_power",
+                fix="name that rule (--quantization signed_power) if it is theirs, or dequantize",
             )
         return signed_power.decode(np.asarray(numbers)).reshape(n, -1)
     return np.asarray(numbers, np.float32).reshape(n, -1)

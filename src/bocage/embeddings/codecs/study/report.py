@@ -71,10 +71,13 @@ def markdown(result: StudyResult) -> str:
         f"{v['n_vectors']} vectors of {v['dims']} dimensions, {len(result.classes)} classes. "
         f"Intrinsic dimension: MLE {v['mle_k20']:.1f}, TwoNN {v['two_nn']:.1f}, "
         f"participation ratio {v['participation_ratio']:.1f}, effective rank "
-        f"{v['effective_rank']:.1f}.",
+        f"{v['effective_rank']:.1f}. Variance in the first principal axes: "
+        + ", ".join(f"{d} hold {100 * share:.1f} %" for d, share in v["pca_variance"].items())
+        + ".",
         "",
         f"Differences are to float32, with 95 % bootstrap intervals. Equivalent: TOST within "
-        f"{100 * options.margin:g} points, Holm-corrected, at 5 %.",
+        f"{100 * options.margin:g} points, Holm-corrected, at 5 %. Bits off balance: mean distance "
+        "of their share of ones from one half. Scores of each class: study.json.",
         "",
     ]
     lines += [f"Note: {note}." for note in result.notes]
@@ -88,6 +91,8 @@ def markdown(result: StudyResult) -> str:
             *(h for s in scores for h in (s, "difference", "eq.")),
             recall,
         ]
+        bits = any(row.get("bit_imbalance") is not None for row in rows)
+        heads += ["bits off balance"] if bits else []
         heads += [f"TB for {options.area_km2:,.0f} km2", "$ a year"]
         lines += ["", f"## {split} folds", "", "| " + " | ".join(heads) + " |"]
         lines.append("|" + " --- |" * len(heads))
@@ -95,8 +100,11 @@ def markdown(result: StudyResult) -> str:
             cells = [row["codec"], row["code_bytes"], f"{row['disk_bytes']:.1f}"]
             for s in scores:
                 cells += _score_cells(row, s)
+            cells.append(f"{row[recall]:.3f}")
+            if bits:
+                off = row.get("bit_imbalance")
+                cells.append("" if off is None else f"{off:.3f}")
             cells += [
-                f"{row[recall]:.3f}",
                 f"{row['area_tb']:,.1f}",
                 f"{row['dollars_per_year']:,.0f}",
             ]
@@ -129,13 +137,18 @@ def _plot(result: StudyResult, split: str, path: Path) -> None:
     for axis, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
         front = pareto(rows, score)
         usable = [row for row in rows if score in row]
-        axis.scatter([r["disk_bytes"] for r in usable], [r[score] for r in usable], c="0.6", s=18)
-        axis.plot([r["disk_bytes"] for r in front], [r[score] for r in front], "o-", c="tab:blue")
-        for row in front:
+        for chosen, style, color in ((usable, "o", "0.6"), (front, "o-", "tab:blue")):
+            at = [r["disk_bytes"] for r in chosen], [100 * r[score] for r in chosen]
+            axis.plot(*at, style, c=color, ms=5)
+        for row in usable:
             axis.annotate(
-                row["codec"], (row["disk_bytes"], row[score]), fontsize=7,
-                xytext=(3, -9), textcoords="offset points",
+                row["codec"], (row["disk_bytes"], 100 * row[score]), fontsize=7, rotation=30,
+                xytext=(3, 3), textcoords="offset points", c="k" if row in front else "0.5",
             )  # fmt: skip
-        axis.set(xscale="log", xlabel="bytes per vector on disk", ylabel="accuracy")
+        axis.set(xlabel="bytes per vector on disk", ylabel="accuracy, %")
         axis.set_title(f"{score}, {split} folds")
+        # Bytes double from tick to tick; plain numbers, and none between.
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.margins(x=0.12)
     figure.savefig(path, dpi=120)
