@@ -91,11 +91,12 @@ def test_accumulated_parts_make_the_step_of_the_whole(tmp_path, model):
         ("multilabel", {}, 0.5),
         ("segmentation", {"recipe": "layer-decay"}, 0.8),
         ("segmentation", {"head": "unet"}, 0.9),
-        ("regression", {"recipe": "plain", "schedule": "constant"}, 0.7),
+        # All of a random network at 4e-3 without warm-up finds the way in some runs only.
+        ("regression", {"recipe": "plain", "schedule": "cosine", "lr": 1e-3}, 0.9),
     ],
 )
 def test_learns_what_the_near_infrared_says(tmp_path, model, task, options, at_least):
-    config = FinetuneConfig(epochs=12, batch_size=8, lr=4e-3, **options)
+    config = FinetuneConfig(**{"epochs": 12, "batch_size": 8, "lr": 4e-3, **options})
     result = finetune(crops(task, n=64), model, out=tmp_path / "run", config=config)
     assert result.val > at_least
     assert result.test["n"] > 0
