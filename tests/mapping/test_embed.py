@@ -263,3 +263,12 @@ def test_the_plan_says_what_will_happen(scene):
     assert plan.n_windows == 130
     assert "147 x 203 px" in text and "130 of 32 px" in text and "1 min 5 s" in text
     assert "padded" in text
+
+
+@pytest.mark.parametrize("codec", ["signed_power", "float32"])
+def test_a_map_given_as_imagery_is_called_what_it_is(scene, tmp_path, codec):
+    stack, _ = scene
+    embed(stack, PatchMean(), out=tmp_path / "x.zarr", patch_size=4, codec=codec)
+    with pytest.raises(InputError, match="holds embeddings already") as caught:
+        open_stack(tmp_path / "x.zarr")
+    assert "open_embeddings" in str(caught.value)

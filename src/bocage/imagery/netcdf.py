@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bocage.errors import ConfigError, SourceError
+from bocage.errors import ConfigError, InputError, SourceError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,15 +49,23 @@ def open_netcdf(path: str) -> xr.Dataset:
 
 
 def open_zarr(path: str) -> xr.Dataset:
-    """A Zarr group as a lazy Dataset; SourceError if unreadable."""
+    """A Zarr group as a lazy Dataset; SourceError if unreadable, InputError for embeddings."""
     import xarray as xr
 
     if "://" not in path:
         _require_file(path)
     try:
-        return xr.open_dataset(path, engine="zarr", chunks=None, decode_coords="all")
+        dataset = xr.open_dataset(path, engine="zarr", chunks=None, decode_coords="all")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(path, "Zarr", error) from error
+    if any(str(name).startswith("geoemb:") for name in dataset.attrs):
+        raise InputError(
+            got=f"{path}, which holds embeddings already",
+            expected="the imagery that they are made from",
+            fix="open it with open_embeddings, or pass it to bocage preview, search, probe, "
+            "predict or change",
+        )
+    return dataset
 
 
 def _require_file(path: str) -> None:
