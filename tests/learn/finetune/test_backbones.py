@@ -1,9 +1,21 @@
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from bocage.errors import ConfigError
 from bocage.learn.finetune import FinetuneConfig, finetune, load_finetuned, make_training_set
+from tests.cli.conftest import bocage  # noqa: F401 - a fixture
+from tests.learn.finetune.scenes import (
+    CRS,
+    HOLE,
+    NORTH,
+    WEST,
+    cells,
+    truth,
+    write_points,
+    write_scene,
+)
 
 pytest.importorskip("timm", reason="the extra backbones: make test-backbones")
 pytest.importorskip("segmentation_models_pytorch", reason="the extra backbones")
@@ -107,3 +119,71 @@ def test_mistakes_are_one_sentence(tmp_path):
         )
     with pytest.raises(ConfigError, match="pretraining statistics for naip"):
         finetune(data, "smp:Unet/resnet18", out=tmp_path / "run", config=FinetuneConfig(epochs=1))
+
+
+def test_points_become_a_water_map_with_deeplab(bocage, tmp_path, monkeypatch):  # noqa: F811
+    """The commands of docs/finetune.md on a small scene: twelve bands, sparse labels."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    rows, cols = np.mgrid[: truth().shape[0], : truth().shape[1]]
+    y = (rows + 2 * cols > 330).astype(int)  # a coast: DeepLabV3 looks at every eighth pixel
+    scene = write_scene(tmp_path / "scene", y)
+    row, col = cells(120)
+    names = np.array(["land", "water"])[y[row, col]].tolist()
+    write_points(tmp_path / "water.geojson", row, col, {"class": names})
+    done = bocage(
+        "finetune", scene, "water.geojson", "--label", "class", "--crop", 32, "--split", "random",
+        "--model", "smp:DeepLabV3/resnet18", "--normalization", "dataset", "--recipe", "plain",
+        "--epochs", 8, "--batch-size", 4, "--lr", 1e-3, "--out", "net",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    done = bocage("predict", scene, "--with", "net", "--out", "water.tif", "--no-picture")
+    assert done.code == 0, done.err
+    with rasterio.open("water.tif") as file:
+        found, seen = file.read(1), file.read_masks(1) > 0
+    assert found.shape == truth().shape
+    assert not seen[HOLE].any() and seen.mean() > 0.95
+    assert (found[seen] == 1 + y[seen]).mean() > 0.85  # of 46,400 pixels 120 were labelled
+
+
+def test_lines_become_a_map_of_roads_with_a_unet(bocage, tmp_path, monkeypatch):  # noqa: F811
+    """Synthetic roads, brighter than their surroundings; lines are burnt into a mask."""
+    geopandas = pytest.importorskip("geopandas")
+    from rasterio.features import rasterize
+    from shapely.geometry import LineString
+
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    scene = write_scene(tmp_path / "scene")
+    rng = np.random.default_rng(2)
+    ends = rng.uniform(0, [2320, 2000], (14, 2, 2))
+    lines = [LineString([(WEST + x, NORTH - y) for x, y in pair]) for pair in ends]
+    geopandas.GeoSeries(lines, crs=CRS).to_crs("EPSG:4326").to_file("roads.geojson")
+    # From here on as in docs/finetune.md.
+    path = next(scene.glob("*.tif"))
+    with rasterio.open(path) as file:
+        profile, crs = file.profile, file.crs
+    shapes = geopandas.read_file("roads.geojson").to_crs(crs).geometry
+    mask = rasterize(
+        shapes, (profile["height"], profile["width"]), transform=profile["transform"],
+        all_touched=True, dtype="uint8",
+    )  # fmt: skip
+    with rasterio.open("mask.tif", "w", **{**profile, "count": 1, "nodata": 255}) as file:
+        file.write(mask.astype(profile["dtype"]), 1)
+    with rasterio.open(path, "r+") as file:
+        x = file.read()
+        x[:3, (mask == 1) & (x[0] > 0)] += 3000
+        file.write(x)
+    done = bocage(
+        "finetune", scene, "mask.tif", "--crop", 32, "--split", "random", "--model",
+        "smp:Unet/resnet18", "--normalization", "dataset", "--recipe", "plain", "--epochs", 6,
+        "--batch-size", 4, "--lr", 1e-3, "--class-weights", "balanced", "--out", "net",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    done = bocage("predict", scene, "--with", "net", "--out", "roads.tif", "--no-picture")
+    assert done.code == 0, done.err
+    with rasterio.open("roads.tif") as file:
+        found, seen = file.read(1), file.read_masks(1) > 0
+    road = (mask == 1) & seen
+    assert (found[road] == 1).mean() > 0.8  # recall
+    assert (found[seen & (mask == 0)] == 0).mean() > 0.9

@@ -22,8 +22,8 @@ from bocage.models.model import Model, WindowEncoder
 if TYPE_CHECKING:
     from bocage.learn.finetune.saved import Description
 
-WINDOW_PX = 256
-"""Side of the windows of networks of images."""
+WINDOW_PX = 64
+"""Smallest side of the windows of networks of images: below it most of a window is halo."""
 
 
 class Finetuned:
@@ -260,9 +260,11 @@ class FinetunedImage:
 
     @property
     def window_px(self) -> int | None:
-        """Side of the windows of a map: some crops wide, or a border of halo would cost the most.
+        """Side of the windows of a map: that of the crops it was trained on.
 
-        None for one answer per crop, whose cells are whole crops.
+        Some of these networks look at the mean of all they see (DeepLabV3): in larger windows than
+        those of training they draw the windows' borders. None for one answer per crop, whose cells
+        are whole crops.
         """
         if not self.description.task.dense:
             return None
