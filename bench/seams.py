@@ -24,6 +24,9 @@ from bocage.models.bundled import BUNDLED
 MARGIN_CELLS = 32
 """Cells along the edges that are not compared: twice the window of a token."""
 
+DEFAULT_CORE_CELLS = 12
+"""Where steps are looked for in a map of a single domain, which has no borders of its own."""
+
 
 def embed_values(stack, model, config):
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +50,7 @@ def compare(stack, model, config):
     p = config.patch_size
     plan = make_plan(stack, model, config)
     core_px = plan.layout.core_px
-    shift = core_px // p // 2
+    shift = min(core_px // p // 2, MARGIN_CELLS)
     x = embed_values(stack, model, config)
     moved = stack.isel(y=slice(shift * p, None), x=slice(shift * p, None))
     shifted = embed_values(moved, model, config)

@@ -7,6 +7,7 @@ from bocage.mapping import EmbedConfig, make_plan, seam_figure
 from bocage.mapping.demo import scene_folder
 
 from .conftest import write_scene
+from .test_embed import files
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,34 @@ def test_an_image_narrower_than_a_domain_has_missing_cells_only_outside(model, t
     plan = make_plan(open_stack(path), model, EmbedConfig(patch_size=8, seam_free=True))
     assert plan.batch_size == 1
     assert "domains" in plan.describe()
+
+
+def test_a_run_that_died_between_domains_goes_on_to_the_same_bytes(tmp_path):
+    path, _ = write_scene(tmp_path, (176, 144))
+    model = load_model("olmoearth-v1.2-nano", weights=None, precision="bf16")
+    options = OPTIONS | {"window_px": 32, "halo_px": 16, "block_px": 64}
+    whole, died = tmp_path / "whole.zarr", tmp_path / "died.zarr"
+    embed(open_stack(path), model, out=whole, **options)
+
+    class Dying:
+        """The model, until its fourth domain."""
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def domain_encoder(self, **arguments):
+            encode, calls = model.domain_encoder(**arguments), []
+
+            def dies(values, timestamps):
+                calls.append(None)
+                if len(calls) > 3:
+                    raise KeyboardInterrupt
+                return encode(values, timestamps)
+
+            return dies
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(open_stack(path), Dying(), out=died, **options)
+    result = embed(open_stack(path), model, out=died, **options)
+    assert result.n_blocks_kept > 0
+    assert files(died) == files(whole)

@@ -277,3 +277,23 @@ def test_int8_runs_domains_in_bfloat16() -> None:
 def test_without_an_engine_plain_modules_do_it() -> None:
     model = load_model("olmoearth-v1.2-nano", weights=None, compile=False)
     assert sliding_encoder(model.encoder, model.engine, 16) is None
+
+
+def test_a_domain_that_hangs_over_its_image_ends_where_the_image_ends() -> None:
+    encoder = random_encoder(POOLER)
+    model = Model(encoder, name="test", weights_id="test", precision="fp32")
+    image = np.moveaxis(scene(1, 96, 64, 1), (3, 4), (1, 2))  # [1, T, C, H, W]
+    dates = random_dates(1, 1).numpy()
+    encode = model.domain_encoder(
+        patch_size=4, neighborhood_px=24, location_query_patch_size=2, check_units=False
+    )
+    whole = encode({"sentinel2_l2a": image}, dates)
+    # One pixel more on the right is less than half of a patch: nothing sees it.
+    ragged = np.concatenate([image, image[..., :1]], axis=-1)
+    padding = [(0, 0)] * 3 + [(8, 24), (12, 11)]
+    padded = np.pad(ragged, padding, constant_values=np.nan).astype(np.float32)
+    found = encode({"sentinel2_l2a": padded}, dates)
+    rows, cols = slice(4, 4 + whole.shape[1]), slice(6, 6 + whole.shape[2])
+    np.testing.assert_array_equal(found[:, rows, cols], whole)
+    found[:, rows, cols] = np.nan
+    assert np.isnan(found).all()

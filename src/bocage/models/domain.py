@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bocage.errors import ConfigError, InputError
@@ -73,6 +75,33 @@ def reach_px(config: ModelConfig, patch_size: int, neighborhood_px: int | None =
     half = neighborhood_cells(config, patch_size, neighborhood_px) // 2
     layers = config.depth + (0 if config.pooler is None else 1 + config.pooler.depth)
     return (layers * half + _resize_cells(config, patch_size)) * patch_size
+
+
+def data_extent(values: Mapping[str, NDArray[np.float32]], patch_size: int) -> tuple[slice, slice]:
+    """Rows and columns of patches within the straight margins of [1, T, C, H, W] that are empty.
+
+    A margin of a domain that hangs over its image holds nothing in any sensor; a patch that
+    begins with less than half of its pixels is hidden anyway. Without them the domain ends where
+    the image ends, boxes move inward there, and nothing has to be masked.
+    """
+
+    def is_empty(axis: int, patch: int) -> bool:
+        pixels = np.arange(patch * patch_size, (patch + 1) * patch_size)
+        full = np.zeros(patch_size, dtype=bool)
+        for x in values.values():
+            full |= np.isfinite(x.take(pixels, axis=axis)).any(axis=tuple({0, 1, 2, 7 - axis}))
+        return 2 * int(full.sum()) < patch_size
+
+    extent = []
+    first = next(iter(values.values()))
+    for axis in (3, 4):
+        start, stop = 0, first.shape[axis] // patch_size
+        while stop > start and is_empty(axis, stop - 1):
+            stop -= 1
+        while stop > start and is_empty(axis, start):
+            start += 1
+        extent.append(slice(start, stop))
+    return extent[0], extent[1]
 
 
 def check_one_domain(timestamps: Tensor) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.models.checkpoint import LoadReport
 from bocage.models.config import ModelConfig
-from bocage.models.domain import DomainEncoder, neighborhood_cells, reach_px
+from bocage.models.domain import DomainEncoder, data_extent, neighborhood_cells, reach_px
 from bocage.models.encoder import Encoder
 from bocage.models.engine import (
     FastEncoder,
@@ -437,12 +437,38 @@ class Model:
             view.__dict__["engine"] = None  # the engine attends within whole windows
             view.precision = "bf16" if view.precision == "int8" else view.precision
             view.encoder = cast(Encoder, DomainEncoder(self.encoder, cells))
-        return view.window_encoder(
+        encode = view.window_encoder(
             patch_size=patch_size,
             output=output,
             check_units=check_units,
             location_query_patch_size=location_query_patch_size,
         )
+        per_patch = patch_size // (location_query_patch_size or patch_size)
+
+        def encode_domain(
+            values: dict[str, NDArray[np.float32]], timestamps: NDArray[np.int64]
+        ) -> NDArray[np.float32]:
+            shapes = {np.shape(x)[3:] for x in values.values()}
+            if len(shapes) != 1 or any(n % patch_size for n in next(iter(shapes))):
+                return encode(values, timestamps)  # which says what is wrong
+            rows, cols = data_extent(values, patch_size)
+            h, w = (n // patch_size for n in next(iter(values.values())).shape[3:])
+            n_kept = (rows.stop - rows.start) * (cols.stop - cols.start)
+            if n_kept in (0, h * w):
+                return encode(values, timestamps)
+            pixels, cells = (
+                tuple(slice(part.start * n, part.stop * n) for part in (rows, cols))
+                for n in (patch_size, per_patch)
+            )
+            inner = encode(
+                {name: x[..., pixels[0], pixels[1]] for name, x in values.items()}, timestamps
+            )
+            shape = (1, h * per_patch, w * per_patch, inner.shape[-1])
+            out = np.full(shape, np.nan, dtype=np.float32)
+            out[:, cells[0], cells[1]] = inner
+            return out
+
+        return encode_domain
 
     def reach_px(self, patch_size: int, neighborhood_px: int | None = None) -> int:
         """How far an output of the domain encoder can look: a halo this wide is exact."""
