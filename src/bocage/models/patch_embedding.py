@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from bocage.models import training_kernels as kernels
 from bocage.models.config import ModelConfig
-from bocage.models.selection import Selection
+from bocage.models.selection import Picked, Selection
 from bocage.models.training import usable
 
 _PIECE = 256
@@ -77,13 +77,23 @@ class PatchEmbeddings(nn.Module):
             bands = list(self.band_sets[picked.modality][picked.band_set])
             x = patches[picked.modality]
             x = x if len(bands) == x.shape[-1] else x[..., bands]
-            x = x[picked.sample, picked.cell_row, picked.cell_col, picked.time]  # [n, 8, 8, C]
+            x = _chosen(x, picked)
             if band_keep is not None and picked.modality in band_keep:
                 x = x * band_keep[picked.modality][:, bands][picked.row][:, None, None]
             name = f"{picked.modality}.{picked.modality}__{picked.band_set}"
             embedder = self.per_modality_embeddings.get_submodule(name)
             parts.append(cast("PatchEmbedding", embedder).project(x))
         return torch.cat(parts)
+
+
+def _chosen(x: Tensor, picked: Picked) -> Tensor:
+    """The picked patches [n, 8, 8, C] of [B, h, w, T, 8, 8, C]."""
+    _, rows, cols, times = x.shape[:4]
+    if x.device.type == "cpu" and len(picked.time) == x.shape[:4].numel():
+        place = (picked.sample * rows + picked.cell_row) * cols + picked.cell_col
+        if torch.equal(place * times + picked.time, torch.arange(len(place))):
+            return x.flatten(0, 3)  # all in order: a third of the time of a lookup
+    return x[picked.sample, picked.cell_row, picked.cell_col, picked.time]
 
 
 class PatchEmbedding(nn.Module):

@@ -34,6 +34,7 @@ from bocage.models.packing import plan_packing
 from bocage.models.patch_embedding import PatchEmbeddings, resized_patches
 from bocage.models.pooler import Locations
 from bocage.models.selection import Selection, row_groups
+from bocage.models.training import linear
 
 
 class Predictor(nn.Module):
@@ -118,8 +119,8 @@ class Predictor(nn.Module):
                 context_positions=context_positions if rotates else None,
                 groups=groups,
             )
-        predictions: Tensor = self.to_output_embed(self.norm(queries))
-        return predictions
+        last = self.to_output_embed
+        return linear(queries, last.weight, last.bias, norm=self.norm)
 
     def _row_context(
         self, encoded: EncodedRows, timestamps: Tensor, step: float
@@ -129,7 +130,8 @@ class Predictor(nn.Module):
             tokens, positions, _ = self._locations(encoded.locations)
             counts = [tokens.shape[1]] * len(tokens)
             return tokens.flatten(0, 1), positions.flatten(0, 1), counts
-        embedded = self.encoder_to_decoder_embed(self.input_norm(encoded.tokens))
+        first = self.encoder_to_decoder_embed
+        embedded = linear(encoded.tokens, first.weight, first.bias, norm=self.input_norm)
         context = embedded + self.composite_encodings.at(encoded.selection, timestamps, step)
         positions = row_positions(self.decoder.positions, encoded.selection, timestamps, step)
         return context, positions, encoded.selection.counts
