@@ -30,7 +30,7 @@ from bocage.models.engine import (
     library,
 )
 from bocage.models.engine import fast as fast_module
-from bocage.models.engine.blocks import PackedLinear
+from bocage.models.engine.blocks import Int8Linear, PackedLinear
 from bocage.models.engine.compiled import CompiledBackend
 from bocage.models.missing import normalization, prepare
 from bocage.models.model import Model
@@ -549,6 +549,34 @@ def test_products_of_tiles_equal_those_of_rows(shape: tuple[int, int, int]) -> N
     sums = kernels.to_tiles(plus)
     assert linear.to_tiles(tiles, n_rows, plus=sums) is sums
     assert torch.equal(kernels.from_tiles(sums, plus.shape), linear(x, plus=plus))
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(1, 64, 32), (77, 768, 96), (530, 3072, 64)])
+def test_int8_products_are_those_of_their_codes(shape: tuple[int, int, int]) -> None:
+    n_rows, n_in, n_out = shape
+    generator = torch.Generator().manual_seed(n_in)
+    x = (torch.randn(n_rows, n_in, generator=generator) * 3 + 1).bfloat16()
+    weight = torch.randn(n_out, n_in, generator=generator) / n_in**0.5
+    bias = torch.randn(n_out, generator=generator)
+    plus = torch.randn(n_rows, n_out, generator=generator).bfloat16()
+    linear, tiles = Int8Linear(weight, bias), kernels.to_tiles(x)
+
+    def to_codes(rows: Tensor) -> Tensor:
+        scale = rows.abs().amax(dim=1, keepdim=True) / 127
+        return (rows / scale).round() * scale
+
+    product = to_codes(x.double()) @ to_codes(weight.double()).mT + bias
+    # Codes at the border of two may round differently in fp32: a few steps of one factor.
+    bound = 2**-8 * float(product.abs().max()) + 0.02
+    assert (linear.from_tiles(tiles, n_rows) - product).abs().max() <= bound
+    sums = kernels.to_tiles(plus)
+    linear.to_tiles(tiles, n_rows, plus=sums)
+    assert (kernels.from_tiles(sums, plus.shape) - product - plus).abs().max() <= 2 * bound
+    normed = functional.layer_norm(x.double(), (n_in,), eps=1e-5)
+    expected = functional.gelu(to_codes(normed) @ to_codes(weight.double()).mT + bias)
+    made = linear.to_tiles(tiles, n_rows, norm_epsilon=1e-5, gelu=True)
+    assert (kernels.from_tiles(made, expected.shape) - expected).abs().max() <= 0.03
 
 
 @needs_kernels

@@ -7,11 +7,6 @@
 #include "tiles.h"
 #include "vectors.h"
 
-// A row of an int8 product in bf16: value * scale[row] + bias[column]. Null = already real.
-struct Rescale {
-  const float *scale, *bias;
-};
-
 struct Rotation {  // cos and sin of time [B or 1, T, M, HD/2] and place [cells, M, HD/2]
   const float *time_cos, *time_sin, *place_cos, *place_sin;
   int64_t time_batch_stride;
@@ -43,16 +38,11 @@ static inline void store8(float* y, __m256 x) { _mm256_storeu_ps(y, x); }
 // its time plus that of its place. Returns the squared length.
 template <typename Number>
 static inline float rotate(const Number* x, Number* y, int K, const Rotation* r, int64_t time,
-                           int64_t place, float scale, float row_scale = 1,
-                           const float* bias = nullptr) {
-  const __m256 scales = _mm256_set1_ps(scale), row_scales = _mm256_set1_ps(row_scale);
+                           int64_t place, float scale) {
+  const __m256 scales = _mm256_set1_ps(scale);
   __m256 squares = _mm256_setzero_ps();
   for (int k = 0; k < K; k += 8) {
     __m256 a = load8(x + k), b = load8(x + k + K);
-    if (bias) {
-      a = _mm256_fmadd_ps(a, row_scales, _mm256_loadu_ps(bias + k));
-      b = _mm256_fmadd_ps(b, row_scales, _mm256_loadu_ps(bias + k + K));
-    }
     a = _mm256_mul_ps(a, scales), b = _mm256_mul_ps(b, scales);
     squares = _mm256_fmadd_ps(a, a, _mm256_fmadd_ps(b, b, squares));
     if (r) {
@@ -96,9 +86,8 @@ struct Head {
   // Tokens of rows [q, k, v], or [k, v] without queries of their own. Returns the product of the
   // largest lengths of a query and a key, which no score exceeds; without queries the key's.
   template <bool with_q>
-  float pack(const bf16* tokens, int64_t n_tokens, const Rotation* r, const Rescale& real,
-             int64_t b, int64_t m, int64_t n_heads, float scale) {
-    const float *bias = real.bias ? real.bias + m * HD : nullptr, *row_scale = real.scale;
+  float pack(const bf16* tokens, int64_t n_tokens, const Rotation* r, int64_t b, int64_t m,
+             int64_t n_heads, float scale) {
     const int64_t D = n_heads * HD, stride = (2 + with_q) * D, at_k = with_q * D, at_v = at_k + D;
     float longest_q = 0, longest_k = 0;
     for (int64_t first = 0; first < n_tokens; first += 16) {
@@ -110,11 +99,9 @@ struct Head {
         const int64_t time = r ? r->time_offset(b, n, m, n_heads, HD / 2) : 0;
         const int64_t place = r ? r->place_offset(b, n, m, n_heads, HD / 2) : 0;
         if (with_q)
-          longest_q = std::max(longest_q, rotate(row, q + n * HD, HD / 2, r, time, place, scale,
-                                                  row_scale ? row_scale[n] : 1, bias));
-        longest_k = std::max(longest_k, rotate(row + at_k, key + i * HD, HD / 2, r, time, place, 1,
-                                                row_scale ? row_scale[n] : 1,
-                                                bias ? bias + at_k : nullptr));
+          longest_q = std::max(longest_q, rotate(row, q + n * HD, HD / 2, r, time, place, scale));
+        longest_k =
+            std::max(longest_k, rotate(row + at_k, key + i * HD, HD / 2, r, time, place, 1));
       }
       if (n_rows < 16) {
         if (with_q)
@@ -128,9 +115,8 @@ struct Head {
         bf16* to = v + n / 32 * 32 * HD + n % 32 / 2 * 32;
         for (int c = 0; c < HD; c += 16) {
           __m512i even = _mm512_setzero_si512(), odd = even;
-          const float* add = bias ? bias + at_v + c : nullptr;
-          if (i < n_rows) even = widen(row + c, row_scale + n, add);
-          if (i + 1 < n_rows) odd = widen(row + stride + c, row_scale + n + 1, add);
+          if (i < n_rows) even = widen(row + c);
+          if (i + 1 < n_rows) odd = widen(row + stride + c);
           _mm512_store_si512(to + c * 32, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
         }
       }
@@ -144,10 +130,8 @@ struct Head {
     return std::sqrt(with_q ? longest_q * longest_k : longest_k);
   }
 
-  static __m512i widen(const bf16* x, const float* row_scale, const float* bias) {
-    if (!bias) return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x));
-    const __m512 real = _mm512_fmadd_ps(load16(x), _mm512_set1_ps(*row_scale), load16(bias));
-    return _mm512_cvtepu16_epi32(round16(real));
+  static __m512i widen(const bf16* x) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)x));
   }
 
   // 16 rows of HD/2 pairs to HD/2 rows of 16 pairs.
@@ -246,7 +230,7 @@ static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_
 
 template <int HD>
 static void attention_of(const bf16* qkv, const Tokens& out, int64_t B, int64_t N, int64_t M,
-                         const int64_t* lengths, const Rotation* rotation, const Rescale& real) {
+                         const int64_t* lengths, const Rotation* rotation) {
   const float scale = 1.4426950408889634f / std::sqrt(float(HD));  // exponentials are powers of 2
   const int64_t n_padded = (N + 31) / 32 * 32, D = M * HD, n_q = (N + 15) / 16;
   const int64_t size = Head<HD>::size(n_padded);
@@ -265,9 +249,8 @@ static void attention_of(const bf16* qkv, const Tokens& out, int64_t B, int64_t 
       for (int64_t m = 0; m < M; m++) {
         Head<HD> head(memory + (b * M + m) * size, n_padded);
         const int64_t n = lengths ? lengths[b] : N;
-        const Rescale rows{real.scale ? real.scale + b * N : nullptr, real.bias};
         bound[b * M + m] =
-            head.template pack<true>(qkv + b * N * 3 * D, n, rotation, rows, b, m, M, scale);
+            head.template pack<true>(qkv + b * N * 3 * D, n, rotation, b, m, M, scale);
       }
 #pragma omp for collapse(3) schedule(static)
     for (int64_t b = 0; b < B; b++)
@@ -311,7 +294,7 @@ static void reading_of(const bf16* q, const float* longest_q, const bf16* kv, bf
       for (int64_t m = 0; m < M; m++) {
         Head<HD> head(memory + (b * M + m) * size, n_padded);
         bound[b * M + m] = longest_q[m] * head.template pack<false>(
-            kv + b * N * 2 * D, lengths ? lengths[b] : N, rotation, Rescale{}, b, m, M, 1);
+            kv + b * N * 2 * D, lengths ? lengths[b] : N, rotation, b, m, M, 1);
       }
 #pragma omp for collapse(3) schedule(static)
     for (int64_t b = 0; b < B; b++)
@@ -330,21 +313,19 @@ static void reading_of(const bf16* q, const float* longest_q, const bf16* kv, bf
 }
 
 // Attention out [B, N, D], or that in tiles, of qkv [B, N, 3 D]; lengths [B] or null. Rotation pointers
-// may be null; so may row_scale [B N] and bias [3 D] of a qkv that comes from int8.
+// may be null.
 extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t in_tiles, int64_t B, int64_t N, int64_t M,
                                 int64_t head_width, const int64_t* lengths,
-                                const float* row_scale, const float* bias, const float* time_cos,
-                                const float* time_sin, const float* place_cos,
+                                const float* time_cos, const float* time_sin, const float* place_cos,
                                 const float* place_sin, int64_t time_batch_stride,
                                 const int32_t* time, const int32_t* place,
                                 int64_t token_batch_stride) {
   const Rotation rotation{time_cos, time_sin, place_cos, place_sin, time_batch_stride,
                           time,     place,    token_batch_stride};
   const Rotation* r = time_cos ? &rotation : nullptr;
-  const Rescale real{row_scale, bias};
   const Tokens to{out, M * head_width, bool(in_tiles)};
-  if (head_width == 16) attention_of<16>(qkv, to, B, N, M, lengths, r, real);
-  else if (head_width == 64) attention_of<64>(qkv, to, B, N, M, lengths, r, real);
+  if (head_width == 16) attention_of<16>(qkv, to, B, N, M, lengths, r);
+  else if (head_width == 64) attention_of<64>(qkv, to, B, N, M, lengths, r);
   else return 1;
   return 0;
 }

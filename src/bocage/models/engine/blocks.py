@@ -30,29 +30,12 @@ class FastBlock:
         """Tokens [B, N, D] to [B, N, D]."""
         if x.dtype == torch.bfloat16:
             tiles = kernels.to_tiles(x)
-            self.in_tiles(tiles, (len(x), x.shape[1]), rotation, order)
+            run_in_tiles(self, tiles, (len(x), x.shape[1]), rotation, order)
             return kernels.from_tiles(tiles, x.shape)
         qkv = self.qkv(x, norm_epsilon=self.epsilon)
         x = self.proj(self._attend(qkv, rotation, order), plus=x)
         hidden = self.fc1(x, norm_epsilon=self.epsilon, gelu=True)
         return self.fc2(hidden, plus=x)
-
-    def in_tiles(
-        self,
-        x: Tensor,
-        shape: tuple[int, int],
-        rotation: Rotation | None,
-        order: TokenOrder,
-    ) -> None:
-        """The same in place for bf16 tokens in tiles (``kernels.to_tiles``); shape is (B, N)."""
-        n_rows = shape[0] * shape[1]
-        qkv = self.qkv.from_tiles(x, n_rows, norm_epsilon=self.epsilon)
-        attended = kernels.attention(
-            qkv.view(*shape, -1), self.heads, rotation, order, in_tiles=True
-        )
-        self.proj.to_tiles(attended, n_rows, plus=x)
-        hidden = self.fc1.to_tiles(x, n_rows, norm_epsilon=self.epsilon, gelu=True)
-        self.fc2.to_tiles(hidden, n_rows, plus=x)
 
     def _attend(self, qkv: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
         if rotation is not None:
@@ -66,8 +49,7 @@ class FastBlock:
 class Int8Block:
     """One transformer block with its linear maps in int8: one scale per token and per channel.
 
-    Tokens stay bfloat16. A product leaves oneDNN as bfloat16 without its token's scale and its
-    bias; whatever reads it next applies both.
+    For ``run_in_tiles``; tokens between the maps stay bf16.
     """
 
     def __init__(self, block: Block) -> None:
@@ -79,54 +61,64 @@ class Int8Block:
         self.fc1 = Int8Linear(*fold_norm(block.norm2, mlp.fc1.weight, mlp.fc1.bias))
         self.fc2 = Int8Linear(mlp.fc2.weight, mlp.fc2.bias)
 
-    def __call__(self, x: Tensor, rotation: Rotation | None, order: TokenOrder) -> Tensor:
-        """Tokens [B, N, D] to [B, N, D], in place."""
-        codes, scale = kernels.quantize(x, norm_epsilon=self.epsilon)
-        attended = kernels.attention(
-            self.qkv(codes), self.heads, rotation, order, rescale=(scale, self.qkv.bias)
-        )
-        codes, scale = kernels.quantize(attended)
-        codes, scale = kernels.quantize(
-            x,
-            add=self.proj(codes),
-            rescale=(scale, self.proj.bias),
-            norm_epsilon=self.epsilon,
-        )
-        hidden = self.fc1(codes)
-        codes, scale = kernels.quantize(hidden, rescale=(scale, self.fc1.bias), gelu=True)
-        return kernels.add_(x, self.fc2(codes), (scale, self.fc2.bias))
+
+def run_in_tiles(
+    block: FastBlock | Int8Block,
+    x: Tensor,
+    shape: tuple[int, int],
+    rotation: Rotation | None,
+    order: TokenOrder,
+) -> None:
+    """Run a block in place over bf16 tokens in tiles (``kernels.to_tiles``); shape is (B, N)."""
+    n_rows = shape[0] * shape[1]
+    qkv = block.qkv.from_tiles(x, n_rows, norm_epsilon=block.epsilon)
+    attended = kernels.attention(qkv.view(*shape, -1), block.heads, rotation, order, in_tiles=True)
+    block.proj.to_tiles(attended, n_rows, plus=x)
+    hidden = block.fc1.to_tiles(x, n_rows, norm_epsilon=block.epsilon, gelu=True)
+    block.fc2.to_tiles(hidden, n_rows, plus=x)
 
 
 class Int8Linear:
-    """A linear map of int8 codes; weights have one scale per output channel."""
+    """A linear map of bf16 rows in tiles, multiplied in int8; widths are multiples of 64."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         """Weight [n_out, n_in], bias [n_out]."""
-        weight = weight.detach().float()
-        self.scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-20)
-        codes = (weight / self.scale[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(codes, [1024, weight.shape[1]])
-        self.zero = torch.zeros(len(weight), dtype=torch.int32)
+        self.weight = kernels.pack_int8(weight)
         self.bias = bias.detach().float().contiguous()
 
-    def __call__(self, codes: Tensor) -> Tensor:
-        """bf16 [..., n_out] of codes [..., n_in], to be rescaled by the scale of each row."""
-        out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            codes,
-            1.0,
-            0,
-            self.weight,
-            self.scale,
-            self.zero,
-            None,
-            1.0,
-            0,
-            torch.bfloat16,
-            "none",
-            [],
-            "",
+    def from_tiles(self, x: Tensor, n_rows: int, *, norm_epsilon: float | None = None) -> Tensor:
+        """Rows [n_rows, n_out]."""
+        rows = kernels.quantize(x, norm_epsilon=norm_epsilon)
+        out = torch.empty(n_rows, len(self.bias), dtype=torch.bfloat16)
+        return kernels.int8_product(
+            rows, self.weight, self.bias, out, n_rows=n_rows, in_tiles=False
         )
-        return out
+
+    def to_tiles(
+        self,
+        x: Tensor,
+        n_rows: int,
+        *,
+        norm_epsilon: float | None = None,
+        gelu: bool = False,
+        plus: Tensor | None = None,
+    ) -> Tensor:
+        """Tiles; added to ``plus``, in place, if that is given."""
+        rows = kernels.quantize(x, norm_epsilon=norm_epsilon)
+        out = plus
+        if out is None:
+            shape = kernels.tiles_shape(n_rows, len(self.bias))
+            out = torch.empty(shape, dtype=torch.bfloat16)
+        return kernels.int8_product(
+            rows,
+            self.weight,
+            self.bias,
+            out,
+            n_rows=n_rows,
+            gelu=gelu,
+            plus=plus,
+            in_tiles=True,
+        )
 
 
 class PackedLinear:

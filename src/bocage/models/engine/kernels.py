@@ -2,8 +2,9 @@
 
 attention.cpp   rotary encoding and attention
 patches.cpp     resize and pixel network of patches
-products.cpp    linear maps of bf16 with norm, bias, GELU and sum; products_fp32.cpp of fp32
-rows.cpp        last norm with its mean; int8 codes
+products.cpp    linear maps of bf16 and int8 with norm, bias, GELU and sum; for fp32
+                products_fp32.cpp
+rows.cpp        last norm with its mean
 """
 
 from __future__ import annotations
@@ -69,12 +70,10 @@ def attention(
     rotation: Rotation | None,
     order: TokenOrder,
     *,
-    rescale: tuple[Tensor, Tensor] | None = None,
     in_tiles: bool = False,
 ) -> Tensor:
     """Attention [B, N, D] of bf16 qkv [B, N, 3 D]; channel pairs of a head are (k, k + K).
 
-    ``rescale`` is the scale of each row and the bias of each column of a qkv that comes from int8.
     The result of ``in_tiles`` is in the order of ``to_tiles``.
     """
     n_batch, n_tokens, _ = qkv.shape
@@ -91,7 +90,6 @@ def attention(
         heads,
         width // heads,
         None if order.lengths is None else _pointer(order.lengths),
-        *((None, None) if rescale is None else map(_pointer, rescale)),
         *_rotation_arguments(rotation, order),
     )
     if failed:
@@ -349,61 +347,69 @@ def norm_pool(x: Tensor, weight: Tensor, gain: Tensor, bias: Tensor, epsilon: fl
     return out
 
 
-def quantize(
-    x: Tensor,
-    *,
-    add: Tensor | None = None,
-    rescale: tuple[Tensor, Tensor] | None = None,
-    gelu: bool = False,
-    norm_epsilon: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Rows of bf16 x [..., D] as int8 codes and the scale of each row.
+def quantize(tiles: Tensor, *, norm_epsilon: float | None = None) -> tuple[Tensor, Tensor]:
+    """Rows of bf16 tiles as int8 tiles [rows / 32, D / 64, 32, 64], and {0, scale} of each row.
 
-    Before that, in this order: ``rescale`` (scale of each row, bias of each column) makes real
-    numbers of ``x`` if ``gelu``, or of ``add``, which is then added to ``x`` in place; LayerNorm
-    without gain if ``norm_epsilon`` is given.
+    LayerNorm without gain comes before if ``norm_epsilon`` is given.
     """
-    codes = torch.empty(x.shape, dtype=torch.int8)
-    scale = torch.empty(x.shape[:-1])
-    _quantize(x, add, rescale, (codes, scale), gelu=gelu, norm_epsilon=norm_epsilon)
-    return codes, scale
+    n_tall, n_deep, _, _ = tiles.shape
+    codes = torch.empty(n_tall, n_deep // 2, 32, 64, dtype=torch.int8)
+    scales = torch.empty(n_tall * 32, 2)
+    library().bocage_quantize(
+        _pointer(tiles),
+        _pointer(codes),
+        _pointer(scales),
+        len(scales),
+        n_deep * 32,
+        norm_epsilon is not None,
+        norm_epsilon or 0.0,
+    )
+    return codes, scales
 
 
-def add_(x: Tensor, add: Tensor, rescale: tuple[Tensor, Tensor]) -> Tensor:
-    """Add an int8 product in place to bf16 x [..., D]; see ``quantize``."""
-    _quantize(x, add, rescale, None)
-    return x
+def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [n_out, n_in] as int8 tiles for ``int8_product``, and the scale of each output."""
+    n_out, n_in = weight.shape
+    weight = weight.detach().float()
+    scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-20)
+    codes = (weight / scale[:, None]).round().to(torch.int8)
+    tiles = codes.view(n_out // 32, 2, 16, n_in // 64, 16, 4)
+    return tiles.permute(0, 3, 1, 4, 2, 5).contiguous(), scale
+
+
+def int8_product(
+    rows: tuple[Tensor, Tensor],
+    weight: tuple[Tensor, Tensor],
+    bias: Tensor,
+    out: Tensor,
+    *,
+    n_rows: int,
+    gelu: bool = False,
+    plus: Tensor | None = None,
+    in_tiles: bool,
+) -> Tensor:
+    """``tile_product`` of int8 ``rows`` (see ``quantize``) and ``weight`` (see ``pack_int8``)."""
+    codes, scales = rows
+    library().bocage_product_int8(
+        _pointer(codes),
+        _pointer(scales),
+        *map(_pointer, weight),
+        _pointer(bias),
+        None if plus is None else _pointer(plus),
+        _pointer(out),
+        n_rows,
+        codes.shape[1] * 64,
+        len(bias),
+        gelu,
+        in_tiles,
+    )
+    return out
 
 
 def _pointer(x: Tensor) -> ctypes.c_void_p:
     if not x.is_contiguous():
         raise ValueError(f"kernel argument of strides {x.stride()} is not contiguous")
     return ctypes.c_void_p(x.data_ptr())
-
-
-def _quantize(
-    x: Tensor,
-    add: Tensor | None,
-    rescale: tuple[Tensor, Tensor] | None,
-    out: tuple[Tensor, Tensor] | None,
-    *,
-    gelu: bool = False,
-    norm_epsilon: float | None = None,
-) -> None:
-    in_scale, bias = rescale if rescale is not None else (None, None)
-    codes, scale = out if out is not None else (None, None)
-    width = x.shape[-1]
-    library().bocage_quantize(
-        _pointer(x),
-        *(None if part is None else _pointer(part) for part in (add, in_scale, bias)),
-        gelu,
-        norm_epsilon is not None,
-        norm_epsilon or 0.0,
-        None if codes is None else _pointer(codes),
-        None if scale is None else _pointer(scale),
-        x.numel() // width,
-        width,
-    )
 
 
 def _rotation_arguments(rotation: Rotation | None, order: TokenOrder) -> tuple[object, ...]:

@@ -33,16 +33,17 @@ FLAGS = ("-O3", "-std=c++17", "-march=sapphirerapids", "-fopenmp", "-shared", "-
 
 _I, _P, _F = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _ARGUMENTS = {
-    "attention": [_P, _P, *[_I] * 5, *[_P] * 7, _I, _P, _P, _I],
+    "attention": [_P, _P, *[_I] * 5, *[_P] * 5, _I, _P, _P, _I],
     "reading": [*[_P] * 4, *[_I] * 5, *[_P] * 5, _I, _P, _P, _I],
     "rotate_parts": [_P, *[_I] * 6, *[_P] * 4, _I, _P, _P, _I],
     "patch_pixels": [_P, _P, *[_I] * 11, *[_P] * 7, _I, _I, _P, _P],
     "product": [*[_P] * 6, *[_I] * 3, _F, _I, _I],
+    "product_int8": [*[_P] * 7, *[_I] * 5],
     "product_fp32": [*[_P] * 5, *[_I] * 4, _F, _I],
     "to_tiles": [_P, _P, _I, _I],
     "from_tiles": [_P, _P, _I, _I],
     "norm_pool": [_P, _P, *[_I] * 4, _P, _P, _P, _F],
-    "quantize": [*[_P] * 4, _I, _I, _F, _P, _P, _I, _I],
+    "quantize": [_P, _P, _P, *[_I] * 3, _F],
 }
 _TRAINING_ARGUMENTS = {
     "pack_weight": [_P, _P, _P, *[_I] * 4],

@@ -1,5 +1,5 @@
-// Matrix products of bf16 on AMX tiles, with what comes before and after them in the same pass: a norm,
-// bias, GELU, a sum.
+// Matrix products of bf16 or int8 on AMX tiles, with what comes before and after them in the same pass:
+// a norm, bias, GELU, a sum.
 //
 // Tokens stay in the order of tiles from one product to the next, [M/32][D/32][2][16][32]: blocks of 32
 // rows x 32 columns, 2 KB each, the rows 0 to 15 before the rows 16 to 31. A block of results is then a
@@ -19,13 +19,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static constexpr int64_t PAIR = 1024;           // numbers in two tiles, one above or beside the other
-static constexpr int64_t STEP = 16;             // depth / 32 taken before the next rows: 32 KB of weights
+static constexpr int64_t PAIR = 1024;           // sums or bf16 numbers in two tiles, beside each other
+static constexpr int64_t STEP = 16;             // blocks of depth taken before the next rows: 32 KB of weights
 static constexpr int64_t ROW_BYTES = 900000;    // of a task's rows, in 2 MB of second-level cache
 static constexpr int64_t SMALL_BYTES = 1200000; // of weights that every thread may read
 static constexpr int64_t SUM_BYTES = 800000;    // of a task's unfinished sums, beside them
 
 namespace {
+
+template <typename Code>
+constexpr int64_t DEEP = 64 / sizeof(Code);  // depth of a block
+template <typename Code>
+constexpr int64_t BLOCK = 32 * DEEP<Code>;   // numbers in one, 2 KB
 
 struct RowNorm {
   float mean, scale;
@@ -59,13 +64,14 @@ static void row_norms(const bf16* x, int64_t n_depth, float epsilon, RowNorm* no
 }
 
 // What becomes of a block of sums: y = gelu(norm(sums) + bias) + plus.
+template <typename Code>
 struct Ending {
-  const float *bias, *weight_sums;  // weight_sums may be null: no norm
+  const float *bias, *columns;  // columns: sums of the weight, null without a norm; int8: scales
   const bf16* plus;                 // laid out as y, which it may be; or null
   bf16* y;
   int64_t M, O;
   bool gelu, in_tiles;
-  const RowNorm* norms = nullptr;  // of all rows
+  const RowNorm* norms = nullptr;  // of all rows; int8: their scales
   const float* sums = nullptr;     // [2][2][16][16] of the block at hand
   bf16* to = nullptr;
   int64_t stride = 0, row = 0, column = 0, n_rows = 0, done = 0;
@@ -83,9 +89,9 @@ struct Ending {
   void write(int64_t count) {
     // Everything in locals: a store may change any member for all that a compiler knows.
     const __m512 b0 = load16(bias + column), b1 = load16(bias + column + 16);
-    const bool normed = weight_sums, summed = plus;
-    const __m512 w0 = normed ? load16(weight_sums + column) : b0;
-    const __m512 w1 = normed ? load16(weight_sums + column + 16) : b1;
+    const bool scaled = columns, summed = plus;
+    const __m512 w0 = scaled ? load16(columns + column) : b0;
+    const __m512 w1 = scaled ? load16(columns + column + 16) : b1;
     const float* s = sums + done / 16 * 512 + done % 16 * 16;
     const RowNorm* norm = norms + row + done;
     const int64_t step = stride;
@@ -93,8 +99,13 @@ struct Ending {
     const bf16* more = summed ? plus + (at - y) : nullptr;
 #pragma GCC unroll 4
     for (int64_t r = 0; r < count; r++, at += step, s += 16) {
-      __m512 v0 = load16(s), v1 = load16(s + 256);
-      if (normed) {
+      __m512 v0, v1;
+      if constexpr (sizeof(Code) == 1) {
+        const __m512 scale = _mm512_set1_ps(norm[r].scale);
+        v0 = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s)), scale);
+        v1 = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(s + 256)), scale);
+        v0 = _mm512_fmadd_ps(v0, w0, b0), v1 = _mm512_fmadd_ps(v1, w1, b1);
+      } else if (v0 = load16(s), v1 = load16(s + 256); scaled) {
         const __m512 mean = _mm512_set1_ps(norm[r].mean), scale = _mm512_set1_ps(norm[r].scale);
         v0 = _mm512_fmadd_ps(_mm512_fnmadd_ps(mean, w0, v0), scale, b0);
         v1 = _mm512_fmadd_ps(_mm512_fnmadd_ps(mean, w1, v1), scale, b1);
@@ -131,12 +142,12 @@ struct Ending {
 // rows stay with the core that made them (nano and tiny: 0.9 of the time).
 struct Shares {
   int64_t n_rows, n_columns, row_groups, column_groups, tall, wide;
-  Shares(int64_t M, int64_t K, int64_t O) {
-    const int64_t n_threads = omp_get_max_threads(), n_depth = K / 32;
+  Shares(int64_t M, int64_t n_depth, int64_t O) {
+    const int64_t n_threads = omp_get_max_threads();
     n_rows = (M + 31) / 32, n_columns = O / 32;
     const int64_t fit = std::max<int64_t>(1, ROW_BYTES / (std::min<int64_t>(n_depth, 24) * PAIR * 2));
     row_groups = (n_rows + fit - 1) / fit;
-    if (row_groups > 1 || K * O * 2 < SMALL_BYTES)
+    if (row_groups > 1 || n_depth * O * 64 < SMALL_BYTES)
       row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
     row_groups = std::min(row_groups, n_rows);
     column_groups = std::min(n_columns, (n_threads + row_groups - 1) / row_groups);
@@ -149,8 +160,9 @@ struct Shares {
 
 // Sums of 32 rows x 32 columns over n_steps blocks of depth; meanwhile the vector units finish the block
 // before, and weights to come and the place of the results are fetched.
-static inline void multiply(const bf16* a, const bf16* b, int64_t n_steps, float* sum, bool first,
-                            Ending& last, const char* next, int64_t n_lines, const bf16* place,
+template <typename Code>
+static inline void multiply(const Code* a, const Code* b, int64_t n_steps, float* sum, bool first,
+                            Ending<Code>& last, const char* next, int64_t n_lines, const bf16* place,
                             int64_t place_stride) {
   before_tile_load();
   if (first) {
@@ -159,16 +171,22 @@ static inline void multiply(const bf16* a, const bf16* b, int64_t n_steps, float
     _tile_stream_loadd(0, sum, 64); _tile_stream_loadd(1, sum + 256, 64);
     _tile_stream_loadd(2, sum + 512, 64); _tile_stream_loadd(3, sum + 768, 64);
   }
-  for (int64_t k = 0; k < n_steps; k++, a += PAIR, b += PAIR) {
-    _tile_stream_loadd(4, a, 64); _tile_stream_loadd(5, a + PAIR / 2, 64);
-    _tile_loadd(6, b, 64); _tile_loadd(7, b + PAIR / 2, 64);
-    _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+  for (int64_t k = 0; k < n_steps; k++, a += BLOCK<Code>, b += BLOCK<Code>) {
+    _tile_stream_loadd(4, a, 64); _tile_stream_loadd(5, a + BLOCK<Code> / 2, 64);
+    _tile_loadd(6, b, 64); _tile_loadd(7, b + BLOCK<Code> / 2, 64);
+    if constexpr (sizeof(Code) == 1) {
+      _tile_dpbssd(0, 4, 6); _tile_dpbssd(1, 4, 7);
+      _tile_dpbssd(2, 5, 6); _tile_dpbssd(3, 5, 7);
+    } else {
+      _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+    }
     for (int64_t line = 0; line < n_lines; line++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
     last.some();
     if (place && k < 8) {
 #pragma GCC unroll 4
-      for (int64_t r = k * 4; r < k * 4 + 4; r++) _mm_prefetch((const char*)(place + r * place_stride), _MM_HINT_T1);
+      for (int64_t r = k * 4; r < k * 4 + 4; r++)
+        _mm_prefetch((const char*)(place + r * place_stride), _MM_HINT_T1);
     }
   }
   last.rest();
@@ -176,28 +194,34 @@ static inline void multiply(const bf16* a, const bf16* b, int64_t n_steps, float
   _tile_stored(2, sum + 512, 64); _tile_stored(3, sum + 768, 64);
 }
 
-static void product(const bf16* x, const bf16* weight, Ending ending, int64_t K, float epsilon) {
-  const Shares shares(ending.M, K, ending.O);
-  const int64_t n_depth = K / 32, n_chunks = (n_depth + STEP - 1) / STEP;
+template <typename Code>
+static void product(const Code* x, const Code* weight, Ending<Code> ending, int64_t K, float epsilon) {
+  const int64_t n_depth = K / DEEP<Code>;
+  const Shares shares(ending.M, n_depth, ending.O);
+  const int64_t n_chunks = (n_depth + STEP - 1) / STEP;
   const int64_t step = (n_depth + n_chunks - 1) / n_chunks;
   // Rows that are deeper than the cache pass it once for each group of columns whose sums fit beside.
   const bool deep = shares.tall * n_depth * PAIR * 2 > ROW_BYTES;
   const int64_t wide = deep ? std::max<int64_t>(1, SUM_BYTES / (shares.tall * PAIR * 4)) : 1;
   const int64_t depth = deep ? step : n_depth;
-  RowNorm* norms = (RowNorm*)std::malloc(shares.n_rows * 32 * sizeof(RowNorm));
-  ending.norms = norms;
+  RowNorm* norms = nullptr;
+  if (!ending.norms) {
+    norms = (RowNorm*)std::malloc(shares.n_rows * 32 * sizeof(RowNorm));
+    ending.norms = norms;
+  }
   const TileShapes shapes;
 #pragma omp parallel
   {
     TileSession session(shapes);
     float* sums = (float*)std::aligned_alloc(
         64, (n_chunks > 1 ? shares.tall * std::min(wide, shares.wide) : 1) * PAIR * sizeof(float));
-    Ending last = ending;
-    if (ending.weight_sums) {
+    Ending<Code> last = ending;
+    if constexpr (sizeof(Code) == 2)
+      if (ending.columns) {
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < shares.n_rows; i++)
-        row_norms(x + i * n_depth * PAIR, n_depth, epsilon, norms + i * 32);
-    }
+        for (int64_t i = 0; i < shares.n_rows; i++)
+          row_norms(x + i * n_depth * PAIR, n_depth, epsilon, norms + i * 32);
+      }
 #pragma omp for collapse(2) schedule(static)
     for (int64_t h = 0; h < shares.row_groups; h++)
       for (int64_t g = 0; g < shares.column_groups; g++) {
@@ -208,12 +232,12 @@ static void product(const bf16* x, const bf16* weight, Ending ending, int64_t K,
             for (int64_t j = j0; j < std::min(j0 + wide, j1); j++)
               for (int64_t k = k0; k < std::min(k0 + depth, n_depth); k += step) {
                 const int64_t n_steps = std::min(step, n_depth - k);
-                const bf16* b = weight + (j * n_depth + k) * PAIR;
-                const char* next = (const char*)(deep ? b + n_depth * PAIR : b + n_steps * PAIR);
+                const Code* b = weight + (j * n_depth + k) * BLOCK<Code>;
+                const char* next = (const char*)(b + (deep ? n_depth : n_steps) * BLOCK<Code>);
                 const bool ends = k + n_steps == n_depth;
                 for (int64_t i = i0; i < i1; i++) {
                   float* sum = sums + (n_chunks > 1 ? ((j - j0) * (i1 - i0) + i - i0) * PAIR : 0);
-                  multiply(x + (i * n_depth + k) * PAIR, b, n_steps, sum, k == 0, last,
+                  multiply(x + (i * n_depth + k) * BLOCK<Code>, b, n_steps, sum, k == 0, last,
                            next + (i - i0) * n_steps * n_lines * 64, n_lines,
                            ends ? ending.block(i, j + 1) : nullptr, ending.in_tiles ? 32 : ending.O);
                   if (ends) last.begin(sum, i, j);
@@ -235,8 +259,65 @@ static void product(const bf16* x, const bf16* weight, Ending ending, int64_t K,
 extern "C" void bocage_product(const bf16* x, const bf16* weight, const float* weight_sums,
                                const float* bias, const bf16* plus, bf16* y, int64_t M, int64_t K,
                                int64_t O, float epsilon, int64_t is_gelu, int64_t in_tiles) {
-  const Ending ending{bias, weight_sums, plus, y, M, O, bool(is_gelu), bool(in_tiles)};
+  const Ending<bf16> ending{bias, weight_sums, plus, y, M, O, bool(is_gelu), bool(in_tiles)};
   product(x, weight, ending, K, epsilon);
+}
+
+// The same of int8 codes and the scales of their rows and of the columns of the weight
+// [O/32][K/64][2][16][16][4]: columns, depth, halves of the columns, fours of depth, columns, four.
+extern "C" void bocage_product_int8(const int8_t* x, const void* row_scales, const int8_t* weight,
+                                    const float* column_scales, const float* bias, const bf16* plus,
+                                    bf16* y, int64_t M, int64_t K, int64_t O, int64_t is_gelu,
+                                    int64_t in_tiles) {
+  Ending<int8_t> ending{bias, column_scales, plus, y, M, O, bool(is_gelu), bool(in_tiles)};
+  ending.norms = (const RowNorm*)row_scales;
+  product(x, weight, ending, K, 0);
+}
+
+// Codes, in tiles, of bf16 rows in tiles, and for each row {0, scale}. A scale for each row: no sample
+// depends on its batch mates. Normalized before, without gain, if is_norm.
+extern "C" void bocage_quantize(const bf16* x, int8_t* codes, void* row_scales, int64_t M, int64_t D,
+                                int64_t is_norm, float epsilon) {
+  RowNorm* scales = (RowNorm*)row_scales;
+#pragma omp parallel for schedule(static)
+  for (int64_t m = 0; m < (M + 31) / 32 * 32; m += 4) {  // four rows are side by side in memory
+    const bf16* from = x + m / 32 * 32 * D + m % 32 * 32;
+    int8_t* to = codes + m / 32 * 32 * D + m % 32 * 64;
+    __m512 sum[4], most[4], squares[4], mean[4], to_code[4];
+    for (int q = 0; q < 4; q++) sum[q] = most[q] = squares[q] = mean[q] = _mm512_setzero_ps();
+    for (int64_t c = 0; c < D; c += 32)
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; q++) {
+        const __m512 a = load16(from + c * 32 + q * 32), b = load16(from + c * 32 + q * 32 + 16);
+        sum[q] = _mm512_add_ps(sum[q], _mm512_add_ps(a, b));
+        most[q] = _mm512_max_ps(most[q], _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+      }
+    if (is_norm) {
+      for (int q = 0; q < 4; q++)
+        mean[q] = _mm512_set1_ps(_mm512_reduce_add_ps(sum[q]) / D), most[q] = _mm512_setzero_ps();
+      for (int64_t c = 0; c < D; c += 32)
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) {
+          const __m512 a = _mm512_sub_ps(load16(from + c * 32 + q * 32), mean[q]);
+          const __m512 b = _mm512_sub_ps(load16(from + c * 32 + q * 32 + 16), mean[q]);
+          squares[q] = _mm512_fmadd_ps(a, a, _mm512_fmadd_ps(b, b, squares[q]));
+          most[q] = _mm512_max_ps(most[q], _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+        }
+    }
+    for (int q = 0; q < 4; q++) {
+      const float largest = std::max(_mm512_reduce_max_ps(most[q]), 1e-20f);
+      const float factor = is_norm ? 1 / std::sqrt(_mm512_reduce_add_ps(squares[q]) / D + epsilon) : 1;
+      scales[m + q] = {0, largest * factor / 127};
+      to_code[q] = _mm512_set1_ps(127 / largest);
+    }
+    for (int64_t c = 0; c < D; c += 16)
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; q++) {
+        const __m512 v = _mm512_sub_ps(load16(from + c / 32 * 1024 + q * 32 + c % 32), mean[q]);
+        const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(v, to_code[q]));
+        _mm_storeu_si128((__m128i*)(to + c / 64 * 2048 + q * 64 + c % 64), _mm512_cvtsepi32_epi8(code));
+      }
+  }
 }
 
 // Rows x [M, D] to tiles; rows that the last tiles lack are zero.
