@@ -185,6 +185,23 @@ def test_a_failed_read_keeps_what_is_finished_and_the_rest_can_follow(scene, tmp
     assert files(out) == files(tmp_path / "whole.zarr")
 
 
+def test_a_damaged_part_is_named_and_its_block_can_be_encoded_anew(scene, tmp_path):
+    stack, _ = scene
+    options = OPTIONS | {"block_px": 48}
+    embed(stack, WindowMean(), out=tmp_path / "whole.zarr", **options)
+    out = tmp_path / "x.zarr"
+    embed(stack, WindowMean(), out=out, shard="1/2", **options)
+    part = sorted(out.glob("bocage/*.npz"))[0]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 255
+    part.write_bytes(content)
+    with pytest.raises(StoreError, match=f"{part.name}.*damaged"):
+        embed(stack, WindowMean(), out=out, **options)
+    part.unlink()
+    embed(stack, WindowMean(), out=out, **options)
+    assert files(out) == files(tmp_path / "whole.zarr")
+
+
 def test_the_record_repeats_the_run_and_names_the_inputs(scene, tmp_path):
     stack, _ = scene
     result = embed(stack, PatchMean(), out=tmp_path / "x.zarr", request={"model": "m"}, **OPTIONS)

@@ -13,12 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bocage.embeddings.atomic import naming_failures
 from bocage.embeddings.codecs import signed_power
+from bocage.errors import StoreError
 from bocage.geo import Block, Layout, Window
 from bocage.types import CodeArray, FloatArray, ShapeYX
 
@@ -167,18 +169,30 @@ def finish_block(
 ) -> CodeArray:
     """What a shard stores of a block [D, rows, cols], from its part and those of its neighbours."""
     territory, border = cells.territory(block), _border(cells, block)
-    with np.load(parts[block.index_yx]) as part:
-        own = part["own"]
-        sums = np.zeros((*territory.shape_yx, dims + 1), np.float32)
-        sums[border] = part[_part_of(block)]
+    own, inside = _read_part(parts[block.index_yx], "own", _part_of(block))
+    sums = np.zeros((*territory.shape_yx, dims + 1), np.float32)
+    sums[border] = inside
     for other in cells.layout.neighbours(block):
-        with np.load(parts[other.index_yx]) as part:
-            shared = cells.reach(other).meet(territory).within(territory)
-            sums[shared] += part[_part_of(block)]
+        shared = cells.reach(other).meet(territory).within(territory)
+        (inside,) = _read_part(parts[other.index_yx], _part_of(block))
+        sums[shared] += inside
     stored = np.empty((*territory.shape_yx, dims), own.dtype)
     stored[cells.own(block).within(territory)] = own
     stored[border] = _stored(divide(sums[border][:, :dims], sums[border][:, dims]), scale)
     return _bands_first(stored)
+
+
+def _read_part(path: Path, *names: str) -> list[CodeArray]:
+    """Arrays of a part file; StoreError if a power cut or another hand has damaged it."""
+    try:
+        with np.load(path) as part:
+            return [part[name] for name in names]
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise StoreError(
+            got=f"{path}, which is damaged ({type(error).__name__})",
+            expected="a whole file",
+            fix="delete it and run again; only its block is encoded anew",
+        ) from error
 
 
 def _border(cells: Cells, block: Block) -> NDArray[np.bool_]:

@@ -59,7 +59,7 @@ class Markers:
 
     def part(self, key: str) -> Path:
         """Where the sums of an encoded block wait for its neighbours."""
-        return self.folder / f"{key}.npz"
+        return self.folder / f"{key}.part.npz"
 
     def is_encoded(self, key: str) -> bool:
         """Whether the model's work on a block is done; its shard may still wait."""
