@@ -114,7 +114,7 @@ def test_flags_and_maps_keep_their_shape(geobench, tmp_path):
 
 
 def test_data_that_are_not_there_are_said(geobench, tmp_path):
-    with pytest.raises(SourceError, match=r"m_brick_kiln: no folder m-brick-kiln in .*geobench-download"):
+    with pytest.raises(SourceError, match=r"m_brick_kiln: no folder m-brick-kiln in .*download"):
         read_geobench(tmp_path, task="m_brick_kiln")
     left_out = [b.name for b in geobench.sentinel2_13_bands if "Cirrus" not in b.name]
     write_task(geobench, tmp_path / "m-brick-kiln", one_class, left_out=left_out)

@@ -168,16 +168,19 @@ def run_task(
         kept = {key: x[keep] for key, x in variants.items()}
         probe = cross_validate(kept, target, folds, method, seed=task.seed)
         scores[name] = judge.score(probe.scores)
+        say(_told(task, name, scores[name]))
         choices[name] = tuple(str(c) for c in probe.choices)
     if task.finetune is not None:
         for config, model in models:
             say(f"tune     {task.label}: {config.label}")
             found = tune(task, dataset, folds, keep, model, say=say)
             scores[config.label + TUNED] = judge.score(found)
+            say(_told(task, config.label + TUNED, scores[config.label + TUNED]))
     linear = PROTOCOLS["linear"][1 if dataset.task == "regression" else 0]
     for name, x in baselines(dataset, task.patch_size).items():
         raw = cross_validate(x[keep], target, folds, linear, seed=task.seed)
         scores[f"{name}, linear"] = judge.score(raw.scores)
+        say(_told(task, f"{name}, linear", scores[f"{name}, linear"]))
     if folds.places is not None:
         scores["location only"] = judge.score(judge.by_location())
     scores["most frequent"] = judge.score(predict_most_frequent(target, folds))
@@ -199,6 +202,15 @@ def run_task(
         about += f"; {dataset.note}"
     say(f"scored   {task.label}: {about}")
     return TaskResult(task=task, about=about, scores=scores, choices=choices, macs=counted)
+
+
+def _told(task: TaskConfig, name: str, scores: Scores) -> str:
+    """A score as soon as it is known: a suite may take hours, and may be stopped."""
+    found = scores[task.metric]
+    return (
+        f"score    {task.label}: {name} {task.metric} {found.value:.3f} "
+        f"({found.low:.3f} to {found.high:.3f})"
+    )
 
 
 def tune(
