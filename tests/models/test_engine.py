@@ -229,6 +229,19 @@ def test_hidden_tokens_are_not_seen(version: str, precision: str) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_batch_that_sees_nothing_is_all_zeros(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "INT8_MIN_WIDTH", 128)
+    values, dates = random_values(("sentinel2_l2a",), (2, 8, 8, 1)), random_dates(2, 1)
+    visible = {"sentinel2_l2a": torch.zeros(2, 2, 2, 1, 1, dtype=torch.bool)}
+    fast = fast_encoder(pair("v1.2", "nano")[0], precision=precision)
+    assert fast is not None
+    assert not fast(values, dates, 4, visible=visible).tokens["sentinel2_l2a"].any()
+
+
+@needs_kernels
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("size", ["nano", "tiny"])
 @pytest.mark.parametrize("query_size", [1, 2, 4])

@@ -260,6 +260,8 @@ def tile_product(
     ``norm`` is the sum of each row of the weight, in fp32, and epsilon. ``plus`` is laid out as
     ``out`` and may be the same.
     """
+    if n_rows == 0:
+        return out
     sums, epsilon = norm if norm is not None else (None, 0.0)
     library().bocage_product(
         _pointer(tiles),
@@ -389,6 +391,8 @@ def int8_product(
     in_tiles: bool,
 ) -> Tensor:
     """``tile_product`` of int8 ``rows`` (see ``quantize``) and ``weight`` (see ``pack_int8``)."""
+    if n_rows == 0:
+        return out
     codes, scales = rows
     library().bocage_product_int8(
         _pointer(codes),
