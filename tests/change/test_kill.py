@@ -126,3 +126,4 @@ def test_two_processes_do_not_write_one_map(tmp_path, large):
         other = subprocess.run(command, capture_output=True, text=True, check=False)
         assert other.returncode == 1 and "another process is writing" in other.stderr
     assert not (tmp_path / "map.tif").exists()
+    assert not (tmp_path / ".map.tif.lock").exists()

@@ -32,10 +32,12 @@ def alone(out: Path) -> Iterator[None]:
                 expected="one process per map",
                 fix="wait for it, or choose another --out",
             ) from error
-        for left in _left_behind(out):
-            shutil.rmtree(left)
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            for left in _left_behind(out):
+                shutil.rmtree(left)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(handle)
 
