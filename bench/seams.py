@@ -61,11 +61,9 @@ def compare(stack, model, config):
     # A domain is as large as the scene at most.
     n_px = stack.sizes["y"] * stack.sizes["x"]
     side = min(plan.layout.window_px, max(stack.sizes["y"], stack.sizes["x"]))
-    return (
-        seam_figure(x, core_px // p),
-        window_sensitivity(inner, other),
-        (plan.n_windows * side**2 / n_px),
-    )
+    border = DEFAULT_CORE_CELLS if plan.n_windows == 1 else core_px // p
+    cost = plan.n_windows * side**2 / n_px
+    return seam_figure(x, border), window_sensitivity(inner, other), cost
 
 
 def main():
