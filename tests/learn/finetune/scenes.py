@@ -23,12 +23,12 @@ def truth():
     return fields.repeat(8, 0).repeat(8, 1)
 
 
-def write_scene(folder, y=None):
-    """A folder with one GeoTIFF of 12 bands; ``y`` in place of ``truth()``."""
+def write_scene(folder):
+    """A folder with one GeoTIFF of 12 bands."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     x = rng.uniform(100, 1500, (12, *SHAPE_YX))
-    x[3] += 3000 * (truth() if y is None else y)
+    x[3] += 3000 * truth()
     x[:, HOLE[0], HOLE[1]] = 0
     with rasterio.open(
         folder / "S2_20240701.tif", "w", driver="GTiff", count=12, height=SHAPE_YX[0],
