@@ -1,7 +1,7 @@
 """How long one probe takes to fit on a million pixels of 128 features, and how much memory.
 
     python bench/probe.py            # 1,000,000 x 128, 10 classes, and 2
-    python bench/probe.py --check    # 20,000 rows and at most 4 classes, beside scikit-learn's optimum
+    python bench/probe.py --check    # 20,000 rows and up to 4 classes, beside scikit-learn
 
 The features are correlated and far from zero, like embeddings. Prints seconds, the peak of
 resident memory (VmHWM) beside the data's size, and whether the optimum was reached.
