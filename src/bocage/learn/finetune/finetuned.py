@@ -262,9 +262,8 @@ class FinetunedImage:
     def window_px(self) -> int | None:
         """Side of the windows of a map: that of the crops it was trained on.
 
-        Some of these networks look at the mean of all they see (DeepLabV3): in larger windows than
-        those of training they draw the windows' borders. None for one answer per crop, whose cells
-        are whole crops.
+        Some of these networks look at the mean of all they see (DeepLabV3) and know no other size.
+        None for one answer per crop, whose cells are whole crops.
         """
         if not self.description.task.dense:
             return None
