@@ -67,10 +67,10 @@ def cross_finetune(
     for i, (train, test) in enumerate(folds.splits()):
         val = _validation(y, train, folds.block, seed=config.seed)
         parts = [at[np.setdiff1d(train, val)], at[val], at[test]]
-        data, where = crops.training_set(parts)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             # A class that a fold lacks is part of the task's difficulty; the score shows it.
             warnings.filterwarnings("ignore", "no training sample", BocageWarning)
+            data, where = crops.training_set(parts)
             done = finetune(data, model, out=Path(folder) / "run", config=config)
             begun = start(model, data, config)
             restore(Path(folder) / "run", begun.module)
