@@ -103,3 +103,12 @@ def test_the_model_chooses_the_batch_unless_the_user_did(two_years):
     assert make_plan(stack, Choosy(), EmbedConfig(**options)).batch_size == 7
     assert make_plan(stack, Choosy(), EmbedConfig(**options, batch_size=3)).batch_size == 3
     assert make_plan(stack, PatchMean(), EmbedConfig(**options)).batch_size == 64
+
+
+def test_a_seam_free_block_holds_about_as_many_tokens_whatever_the_dates():
+    config = EmbedConfig(patch_size=4, seam_free=True)
+    sides = [config.resolve_block_px(n) // 4 for n in (1, 4, 12, 24)]
+    assert sides == [256, 128, 96, 96]
+    assert EmbedConfig(patch_size=1, seam_free=True).resolve_block_px(1) == 256
+    assert EmbedConfig(patch_size=4, seam_free=True, block_px=512).resolve_block_px(12) == 512
+    assert EmbedConfig(patch_size=4).resolve_block_px(12) == 1024

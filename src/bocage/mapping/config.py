@@ -25,6 +25,12 @@ really uses ends well before its formal reach (docs/defaults.md)."""
 SEAM_FREE_NEIGHBORHOOD_PATCHES = 16
 """Side of a token's own window when none is given; the models' default too."""
 
+SEAM_FREE_BLOCK_PATCHES = 256
+"""Side of a seam-free block of one date; with n tokens per cell it is this over sqrt(n)."""
+
+MIN_SEAM_FREE_BLOCK_PATCHES = 96
+"""Smaller blocks would mostly repeat their halo."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
@@ -42,7 +48,7 @@ class EmbedConfig:
 
     block_px: int | None = None
     """Side of the unit of writing and resume (one shard), rounded to whole window cores; None is
-    1024, or 256 patches for seam-free maps, whose blocks overlap."""
+    1024; for seam-free maps 256 patches, fewer with many dates or sensors (96 at least)."""
 
     batch_size: int | None = None
     """Windows per forward; None derives it from the number of tokens."""
@@ -107,21 +113,26 @@ class EmbedConfig:
             return self.halo_px
         return self.patch_size * round(window_px / self.patch_size / 5)
 
-    def resolve_domain_px(self, reach_px: int) -> tuple[int, int]:
+    def resolve_domain_px(self, reach_px: int, tokens_per_cell: int) -> tuple[int, int]:
         """Side and halo of a domain of seam-free inference, for a model that looks this far."""
         p = self.patch_size
         halo = self.halo_px
         if halo is None:
             neighborhood_px = self.window_px or SEAM_FREE_NEIGHBORHOOD_PATCHES * p
             halo = max(neighborhood_px, p * math.ceil(SEAM_FREE_HALO * reach_px / p))
-        return self.resolved_block_px // p * p + 2 * halo, halo
+        return self.resolve_block_px(tokens_per_cell) // p * p + 2 * halo, halo
 
-    @property
-    def resolved_block_px(self) -> int:
-        """The block's side as asked for; the layout rounds it to whole cores."""
+    def resolve_block_px(self, tokens_per_cell: int) -> int:
+        """The block's side; the layout rounds it to whole cores.
+
+        A seam-free block is in memory as a whole, so many dates or sensors make it smaller.
+        """
         if self.block_px is not None:
             return self.block_px
-        return max(DEFAULT_BLOCK_PX, 256 * self.patch_size if self.seam_free else 0)
+        if not self.seam_free:
+            return DEFAULT_BLOCK_PX
+        patches = int(SEAM_FREE_BLOCK_PATCHES / math.sqrt(tokens_per_cell))
+        return self.patch_size * max(MIN_SEAM_FREE_BLOCK_PATCHES, patches)
 
     @property
     def cell_px(self) -> int:

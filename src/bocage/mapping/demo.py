@@ -57,7 +57,15 @@ def run_demo(
         say("")
     out.mkdir(parents=True, exist_ok=True)
     store = out / "scene.zarr"
-    result = embed(stack, network, out=store, patch_size=patch_size, report=say, show_progress=True)
+    result = embed(
+        stack,
+        network,
+        out=store,
+        patch_size=patch_size,
+        seam_free=network.config.release not in {"v1", "v1.1"},  # those cannot
+        report=say,
+        show_progress=True,
+    )
     say(str(result))
     cog, png, rgb = out / "scene.tif", out / "scene.png", out / "scene-rgb.tif"
     export_cog(store, cog)

@@ -204,7 +204,7 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
     tokens_per_cell = n_steps * sum(model.tokens_per_cell(sensor) for sensor in sensors)
     if config.seam_free:
         reach_px = model.reach_px(config.patch_size, config.window_px)
-        window_px, halo_px = config.resolve_domain_px(reach_px)
+        window_px, halo_px = config.resolve_domain_px(reach_px, tokens_per_cell)
     else:
         window_px = config.resolve_window_px(tokens_per_cell)
         halo_px = config.resolve_halo_px(window_px)
@@ -213,7 +213,7 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         patch_size=config.patch_size,
         window_px=window_px,
         halo_px=halo_px,
-        block_px=config.resolved_block_px,
+        block_px=config.resolve_block_px(tokens_per_cell),
     )
     padded = Grid(crs=grid.crs, transform=grid.transform, shape_yx=layout.shape_yx)
     resolved = EmbedPlan(
