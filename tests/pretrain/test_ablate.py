@@ -60,6 +60,7 @@ def test_all_choices_train_and_the_table_has_the_reports_numbers(tmp_path: Path)
     assert all("(+" in line or "(-" in line or "(0" in line for line in lines[3:])
     again = ablate(names[:1], SamplesInMemory(8), tmp_path / "out", options=options, **recipe)
     np.testing.assert_array_equal(again[0].right["set/knn"], rows[0].right["set/knn"])
+    assert again[0].result.loss == rows[0].result.loss  # from the log: nothing was trained
 
 
 def test_an_unknown_choice_is_named() -> None:

@@ -69,6 +69,9 @@ SPIKE = 10.0
 
 _WATCHED_STEPS = 200
 
+_LOSSES_SHOWN = 50
+"""The last steps that the loss of a result is the mean of."""
+
 _WHITENING_STEPS = 16
 """Batches that starting weights are whitened with."""
 
@@ -166,7 +169,7 @@ class _Training:
         self.meter = EnergyMeter(group.device, power_w=options.power_w, first=local_rank == 0)
         self.log = MetricsLog(run, first_step=self.step + 1) if group.writes else None
         self.norms: deque[float] = deque(maxlen=_WATCHED_STEPS)
-        self.losses: deque[float] = deque(maxlen=50)
+        self.losses: deque[float] = deque(maxlen=_LOSSES_SHOWN)
         self.waited_s = self.stepped_s = 0.0
         self.n_steps = 0
 
@@ -361,6 +364,10 @@ class _Training:
         energy = self._energy()
         steps_per_s = self.n_steps / self.stepped_s if self.stepped_s else 0.0
         loading_share = self.waited_s / self.stepped_s if self.stepped_s else 0.0
+        losses = list(self.losses)
+        if self.group.writes and not losses:  # the run had ended before
+            known = [row["loss"] for row in read_metrics(self.run) if "loss" in row]
+            losses = known[-_LOSSES_SHOWN:]
         if self.group.writes:
             add_to_record(
                 self.run,
@@ -378,7 +385,7 @@ class _Training:
             run=self.run,
             step=self.step,
             finished=finished,
-            loss=statistics.fmean(self.losses) if self.losses else float("nan"),
+            loss=statistics.fmean(losses) if losses else float("nan"),
             steps_per_s=steps_per_s,
             loading_share=loading_share,
             energy=energy,

@@ -67,7 +67,7 @@ class PretrainResult:
     """False if it was stopped before the recipe's last step; run the same call to go on."""
 
     loss: float
-    """Mean of the last steps; NaN if no step was taken."""
+    """Mean of the last 50 steps, read from the log if the run had ended; NaN if there is none."""
 
     steps_per_s: float
     loading_share: float
