@@ -40,7 +40,7 @@ def run(  # noqa: PLR0917 - typer makes options of defaults
     warmup: Annotated[int | None, typer.Option(help="Steps; a tenth, at most 8000.")] = None,
     ablation: Annotated[str, typer.Option(help="Named choice; see pretrain ablate.")] = "full",
     precision: Annotated[
-        str, typer.Option(help="bf16 (autocast), fp32, or auto: bf16 on a GPU.")
+        str, typer.Option(help="bf16 (autocast), fp32, or auto: bf16 where it is faster.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of weights, masks, drops.")] = 12536,
     data_seed: Annotated[int, typer.Option(help="Of order and crops.")] = 3622,
@@ -176,7 +176,7 @@ def ablate(  # noqa: PLR0917
     batch_size: Annotated[int, typer.Option(help="Samples per update.")] = 64,
     micro_batch_size: Annotated[int | None, typer.Option(help="Samples per forward.")] = None,
     precision: Annotated[
-        str, typer.Option(help="bf16 (autocast), fp32, or auto: bf16 on a GPU.")
+        str, typer.Option(help="bf16 (autocast), fp32, or auto: bf16 where it is faster.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of weights, masks, drops.")] = 12536,
     learning_rate: Annotated[float | None, typer.Option(help="Peak, for all choices.")] = None,
@@ -217,5 +217,11 @@ def ablate(  # noqa: PLR0917
 
 
 def _precision(asked: str, device: str) -> str:
-    """On CPUs the gradient of attention is several times slower in bf16 (docs/pretraining.md)."""
-    return asked if asked != "auto" else "bf16" if device.startswith("cuda") else "fp32"
+    """bf16 where it is faster: on a GPU, and on a CPU whose kernels train (docs/pretraining.md)."""
+    if asked != "auto":
+        return asked
+    if device.startswith("cuda"):
+        return "bf16"
+    from bocage.models.training_kernels import why_unavailable
+
+    return "bf16" if why_unavailable() is None else "fp32"
