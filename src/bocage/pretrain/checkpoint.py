@@ -60,7 +60,10 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path
             for name in (MODEL, OPTIMIZER, STATE):
                 flush_to_disk(folder / name)
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        # A kill in the middle of deleting must not leave half a checkpoint under its name.
+        doomed = old.with_name(f".{old.name}{PARTIAL_SUFFIX}")
+        old.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
     return path
 
 
