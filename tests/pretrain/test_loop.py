@@ -203,7 +203,7 @@ def test_a_crop_of_one_token_each_is_no_obstacle(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    # Frozen targets of one scene are much alike: at the official start nothing moves in so few steps.
+    # Frozen targets of one scene are much alike: at the official start nothing moves so soon.
     whole = replace(small_recipe().sampling, patch_sizes=(8,), sides=(4,), token_budget=1000)
     recipe = small_recipe(
         steps=300,
