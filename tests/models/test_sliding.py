@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -68,7 +68,18 @@ def check_map(found: Tensor, expected: Tensor, precision: str) -> None:
         assert not torch.equal(found, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=700, deadline=None)
+@example(
+    grid=(3, 9),
+    window=2,
+    elements=3,
+    head_width=64,
+    precision="fp32",
+    hide=None,
+    length=5.0,
+    strip=1,
+    seed=0,
+)
 @given(
     grid=st.tuples(st.integers(1, 21), st.integers(1, 21)),
     window=st.integers(1, 18),
@@ -135,7 +146,10 @@ def test_attention_is_that_of_one_dense_mask(
     expected = (shares @ v).transpose(0, 1).reshape(*grid, elements, width).float()
     error = (torch.cat(found).float() - expected).abs()
     if precision == "fp32":
-        assert error.max() <= (3e-6 if length == 1 else 2e-5)
+        # A score is rounded by half an epsilon of its size, and a share compares two scores.
+        largest = scores[mask.expand_as(scores)].abs().max() if mask.any() else torch.zeros(())
+        rounding = torch.finfo(torch.float32).eps * largest * v.abs().max()
+        assert error.max() <= (3e-6 if length == 1 else rounding)
     else:  # queries and shares have 8 bits
         assert error.max() <= (0.04 if length == 1 else 0.5)
         assert error.mean() <= (0.01 if length == 1 else 0.03)
