@@ -228,11 +228,23 @@ static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_
   }
 }
 
-template <int HD>
-static void attention_of(const bf16* qkv, const Tokens& out, int64_t B, int64_t N, int64_t M,
-                         const int64_t* lengths, const Rotation* rotation) {
-  const float scale = 1.4426950408889634f / std::sqrt(float(HD));  // exponentials are powers of 2
-  const int64_t n_padded = (N + 31) / 32 * 32, D = M * HD, n_q = (N + 15) / 16;
+// Queries that all samples share: already turned, scaled and padded to 16, q [M, n padded, HD], the
+// longest of each head in longest [M].
+struct Queries {
+  const bf16* q;
+  const float* longest;
+  int64_t n;
+  int64_t n_padded() const { return (n + 15) / 16 * 16; }
+};
+
+// Attention over tokens that bring queries of their own, or of those that are `shared`.
+template <int HD, bool own>
+static void attention_of(const bf16* tokens, const Queries& shared, const Tokens& out, int64_t B,
+                         int64_t N, int64_t M, const int64_t* lengths, const Rotation* rotation) {
+  // Exponentials are powers of 2.
+  const float scale = own ? 1.4426950408889634f / std::sqrt(float(HD)) : 1;
+  const int64_t n_padded = (N + 31) / 32 * 32, stride = (2 + own) * M * HD;
+  const int64_t n_queries = own ? N : shared.n;
   const int64_t size = Head<HD>::size(n_padded);
   bf16* memory = (bf16*)std::aligned_alloc(64, B * M * size * sizeof(bf16));
   float* bound = (float*)std::malloc(B * M * sizeof(float));
@@ -249,19 +261,20 @@ static void attention_of(const bf16* qkv, const Tokens& out, int64_t B, int64_t 
       for (int64_t m = 0; m < M; m++) {
         Head<HD> head(memory + (b * M + m) * size, n_padded);
         const int64_t n = lengths ? lengths[b] : N;
-        bound[b * M + m] =
-            head.template pack<true>(qkv + b * N * 3 * D, n, rotation, b, m, M, scale);
+        const float longest =
+            head.template pack<own>(tokens + b * N * stride, n, rotation, b, m, M, scale);
+        bound[b * M + m] = own ? longest : shared.longest[m] * longest;
       }
 #pragma omp for collapse(3) schedule(static)
     for (int64_t b = 0; b < B; b++)
       for (int64_t m = 0; m < M; m++)
-        for (int64_t i = 0; i < n_q; i++) {
-          const int64_t n = lengths ? lengths[b] : N, first = i * 16;
-          const int64_t n_rows = std::min<int64_t>(16, n - first);
+        for (int64_t first = 0; first < n_queries; first += 16) {
+          const int64_t n = lengths ? lengths[b] : N;
+          const int64_t n_rows = std::min<int64_t>(16, (own ? n : n_queries) - first);
           if (n_rows <= 0) continue;
           const Head<HD> head(memory + (b * M + m) * size, n_padded);
-          const bf16* q = head.q + first * HD;
-          const int64_t row = b * N + first;
+          const bf16* q = own ? head.q + first * HD : shared.q + (m * shared.n_padded() + first) * HD;
+          const int64_t row = b * n_queries + first;
           if (bound[b * M + m] < 100) attend<HD, false>(q, head, n, n_rows, out, row, m * HD);
           else attend<HD, true>(q, head, n, n_rows, out, row, m * HD);
         }
@@ -270,46 +283,14 @@ static void attention_of(const bf16* qkv, const Tokens& out, int64_t B, int64_t 
   std::free(memory);
 }
 
-// The same for queries that all samples share: already turned, scaled and padded to 16, q [M, R, HD],
-// the longest of each head in longest_q [M].
-template <int HD>
-static void reading_of(const bf16* q, const float* longest_q, const bf16* kv, bf16* out, int64_t B,
-                       int64_t R, int64_t N, int64_t M, const int64_t* lengths,
-                       const Rotation* rotation) {
-  const int64_t n_padded = (N + 31) / 32 * 32, D = M * HD, r_padded = (R + 15) / 16 * 16;
-  const Tokens to{out, D, false};
-  const int64_t size = Head<HD>::size(n_padded);
-  bf16* memory = (bf16*)std::aligned_alloc(64, B * M * size * sizeof(bf16));
-  float* bound = (float*)std::malloc(B * M * sizeof(float));
-  TileShapes shapes;
-  if (HD == 16) {
-    shapes.n_bytes[3] = 32;
-    shapes.rows[4] = 8;
-  }
-#pragma omp parallel
-  {
-    TileSession session(shapes);
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t b = 0; b < B; b++)
-      for (int64_t m = 0; m < M; m++) {
-        Head<HD> head(memory + (b * M + m) * size, n_padded);
-        bound[b * M + m] = longest_q[m] * head.template pack<false>(
-            kv + b * N * 2 * D, lengths ? lengths[b] : N, rotation, b, m, M, 1);
-      }
-#pragma omp for collapse(3) schedule(static)
-    for (int64_t b = 0; b < B; b++)
-      for (int64_t m = 0; m < M; m++)
-        for (int64_t first = 0; first < r_padded; first += 16) {
-          const int64_t n = lengths ? lengths[b] : N, n_rows = std::min<int64_t>(16, R - first);
-          const Head<HD> head(memory + (b * M + m) * size, n_padded);
-          const bf16* from = q + (m * r_padded + first) * HD;
-          const int64_t row = b * R + first;
-          if (bound[b * M + m] < 100) attend<HD, false>(from, head, n, n_rows, to, row, m * HD);
-          else attend<HD, true>(from, head, n, n_rows, to, row, m * HD);
-        }
-  }
-  std::free(bound);
-  std::free(memory);
+template <bool own>
+static int attention(int64_t head_width, const bf16* tokens, const Queries& shared, const Tokens& out,
+                     int64_t B, int64_t N, int64_t M, const int64_t* lengths, const Rotation& rotation) {
+  const Rotation* r = rotation.time_cos ? &rotation : nullptr;
+  if (head_width == 16) attention_of<16, own>(tokens, shared, out, B, N, M, lengths, r);
+  else if (head_width == 64) attention_of<64, own>(tokens, shared, out, B, N, M, lengths, r);
+  else return 1;
+  return 0;
 }
 
 // Attention out [B, N, D], or that in tiles, of qkv [B, N, 3 D]; lengths [B] or null. Rotation pointers
@@ -322,12 +303,8 @@ extern "C" int bocage_attention(const bf16* qkv, bf16* out, int64_t in_tiles, in
                                 int64_t token_batch_stride) {
   const Rotation rotation{time_cos, time_sin, place_cos, place_sin, time_batch_stride,
                           time,     place,    token_batch_stride};
-  const Rotation* r = time_cos ? &rotation : nullptr;
   const Tokens to{out, M * head_width, bool(in_tiles)};
-  if (head_width == 16) attention_of<16>(qkv, to, B, N, M, lengths, r);
-  else if (head_width == 64) attention_of<64>(qkv, to, B, N, M, lengths, r);
-  else return 1;
-  return 0;
+  return attention<true>(head_width, qkv, Queries{}, to, B, N, M, lengths, rotation);
 }
 
 // Attention out [B, R, D] of queries q [M, R padded to 16, HD], times log2(e) / sqrt(HD) and turned,
@@ -338,13 +315,10 @@ extern "C" int bocage_reading(const bf16* q, const float* longest_q, const bf16*
                               const float* place_cos, const float* place_sin,
                               int64_t time_batch_stride, const int32_t* time, const int32_t* place,
                               int64_t token_batch_stride) {
-  const Rotation r{time_cos, time_sin, place_cos, place_sin, time_batch_stride,
-                   time,     place,    token_batch_stride};
-  const Rotation* turn = time_cos ? &r : nullptr;
-  if (head_width == 16) reading_of<16>(q, longest_q, kv, out, B, R, N, M, lengths, turn);
-  else if (head_width == 64) reading_of<64>(q, longest_q, kv, out, B, R, N, M, lengths, turn);
-  else return 1;
-  return 0;
+  const Rotation rotation{time_cos, time_sin, place_cos, place_sin, time_batch_stride,
+                          time,     place,    token_batch_stride};
+  const Tokens to{out, M * head_width, false};
+  return attention<false>(head_width, kv, Queries{q, longest_q, R}, to, B, N, M, lengths, rotation);
 }
 
 // Rotary encoding in place of the first `n_turned` of the `n_parts` vectors of each fp32 token

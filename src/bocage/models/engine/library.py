@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
 SOURCES = ("attention.cpp", "patches.cpp", "products.cpp", "products_fp32.cpp", "rows.cpp")
-HEADERS = ("tiles.h", "vectors.h")
+HEADERS = ("tiles.h", "vectors.h", "blocks.h")
 TRAINING_SOURCES = ("training_products.cpp", "training_rows.cpp", "training_attention.cpp")
 TRAINING_HEADERS = (*HEADERS, "training.h")
 SLIDING_SOURCES = ("sliding.cpp",)

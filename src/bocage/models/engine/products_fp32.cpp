@@ -10,15 +10,9 @@
 //
 // Axes: M rows, K depth, O columns.
 
-#include "tiles.h"
-#include "vectors.h"
+#include "blocks.h"
 
-#include <omp.h>
-
-static constexpr int64_t CACHE_BYTES = 900000;  // of packed rows, in 2 MB of second-level cache
-static constexpr int64_t DEPTH = 768;           // taken at once; deeper products keep partial sums
-static constexpr int64_t PARTS = 3;             // numbers of bf16 that stand for one value
-static constexpr int64_t PAIR = 1024;           // numbers in two tiles, one above or beside the other
+static constexpr int64_t PARTS = 3;  // numbers of bf16 that stand for one value
 
 namespace {
 
@@ -56,25 +50,6 @@ static void pack_rows(const float* x, int64_t n_rows, int64_t K, int64_t n, bool
   }
 }
 
-#define LEFT(part) _tile_loadd(4, a + part * PAIR, 64); _tile_loadd(5, a + part * PAIR + PAIR / 2, 64)
-#define RIGHT(part) _tile_loadd(6, b + part * PAIR, 64); _tile_loadd(7, b + part * PAIR + PAIR / 2, 64)
-#define MULTIPLY _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); \
-                 _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7)
-
-// Add 32 rows x 32 of K times 32 of K x 32 columns to the sums in tiles 0 to 3.
-static inline void multiply(const bf16* a, const bf16* b) {  // one side changes at a time
-  LEFT(0); RIGHT(2); MULTIPLY;
-  RIGHT(0); MULTIPLY;
-  RIGHT(1); MULTIPLY;
-  LEFT(1); MULTIPLY;
-  RIGHT(0); MULTIPLY;
-  LEFT(2); MULTIPLY;
-}
-
-#undef LEFT
-#undef RIGHT
-#undef MULTIPLY
-
 // What becomes of a block of sums: y = gelu(sums + bias) + plus.
 struct Ending {
   const float* bias;
@@ -102,28 +77,9 @@ struct Ending {
   }
 };
 
-// How the blocks of a product are shared out: groups of rows that fit the cache when packed, and
-// groups of columns where there are fewer of those than threads.
-struct Shares {
-  int64_t n_rows, n_columns, n_depth, depth, row_groups, column_groups;
-  Shares(int64_t M, int64_t K, int64_t O, bool whole_depth) {
-    const int64_t n_threads = omp_get_max_threads();
-    n_rows = (M + 31) / 32, n_columns = O / 32, n_depth = K / 32;
-    const int64_t n_steps = whole_depth ? 1 : (K + DEPTH - 1) / DEPTH;
-    depth = (n_depth + n_steps - 1) / n_steps;
-    const int64_t tall = std::max<int64_t>(1, CACHE_BYTES / (depth * PARTS * PAIR * 2));
-    row_groups = (n_rows + tall - 1) / tall;
-    if (n_rows >= n_threads) row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
-    row_groups = std::min(row_groups, n_rows);
-    column_groups = std::min(n_columns, std::max<int64_t>(1, n_threads / row_groups));
-  }
-  int64_t row(int64_t group) const { return n_rows * group / row_groups; }
-  int64_t column(int64_t group) const { return n_columns * group / column_groups; }
-};
-
 static void product(const float* x, const bf16* weight, Ending ending, int64_t M, int64_t K,
                     bool norm, float epsilon) {
-  const Shares shares(M, K, ending.O, norm);
+  const Shares shares(M, K, ending.O, PARTS, norm);
   const int64_t n_depth = shares.n_depth;
   const int64_t tall = (shares.n_rows + shares.row_groups - 1) / shares.row_groups;
   const int64_t wide = (shares.n_columns + shares.column_groups - 1) / shares.column_groups;
@@ -151,24 +107,19 @@ static void product(const float* x, const bf16* weight, Ending ending, int64_t M
               const int64_t slot = partial ? j - shares.column(g) : j % 2;
               float* sum = sums + (slot * tall + i - i0) * PAIR;
               before_tile_load();
-              if (k0 == 0) {
-                _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-              } else {
-                _tile_loadd(0, sum, 64); _tile_loadd(1, sum + 256, 64);
-                _tile_loadd(2, sum + 512, 64); _tile_loadd(3, sum + 768, 64);
-              }
+              if (k0 == 0) zero_sums();
+              else load_sums(sum);
               const bf16* a = left + (i - i0) * packed;
               const bf16* b = weight + (j * n_depth + k0) * PARTS * PAIR;
               const char* next = (const char*)(b + packed) + (i - i0) * n * n_lines * 64;
               for (int64_t k = 0; k < n; k++) {
-                multiply(a + k * PARTS * PAIR, b + k * PARTS * PAIR);
+                multiply<PARTS>(a + k * PARTS * PAIR, b + k * PARTS * PAIR);
                 for (int64_t line = 0; line < n_lines; line++, next += 64)
                   _mm_prefetch(next, _MM_HINT_T1);
                 // Vector units finish the block before while the tile unit is at this one.
                 last.write(last.n_rows * k / n, last.n_rows * (k + 1) / n);
               }
-              _tile_stored(0, sum, 64); _tile_stored(1, sum + 256, 64);
-              _tile_stored(2, sum + 512, 64); _tile_stored(3, sum + 768, 64);
+              store_sums(sum);
               last.sums = sum, last.row = i * 32, last.column = j * 32;
               last.n_rows = k0 + n < n_depth ? 0 : std::min<int64_t>(32, M - i * 32);
             }

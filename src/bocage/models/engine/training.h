@@ -1,16 +1,8 @@
-// What training kernels share: values as tiles of bf16, their products, exponentials.
-//
-// A value is one number of bf16, or in fp32 the sum of three (products.cpp says why six tile products are
-// then enough). A block of 32 x 32 has four tiles per side of a product.
+// What training kernels share: values as tiles of bf16, their sums, exponentials.
 
 #pragma once
 
-#include "tiles.h"
-#include "vectors.h"
-
-#include <omp.h>
-
-static constexpr int64_t PAIR = 1024;  // numbers in two tiles, one above or beside the other
+#include "blocks.h"
 
 static inline __m512 real(__m512i words) { return _mm512_castsi512_ps(words); }
 
@@ -75,34 +67,6 @@ static inline void store_tiles(__m512i* from, bf16* to) {
 #pragma GCC unroll 16
     for (int r = 0; r < 16; r++) _mm512_store_si512(to + p * PAIR + r * 32, from[p * 16 + r]);
   }
-}
-
-#define LEFT(part) _tile_loadd(4, a + part * PAIR, 64); _tile_loadd(5, a + part * PAIR + PAIR / 2, 64)
-#define RIGHT(part) _tile_loadd(6, b + part * PAIR, 64); _tile_loadd(7, b + part * PAIR + PAIR / 2, 64)
-#define MULTIPLY _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); \
-                 _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7)
-
-// Add 32 rows x 32 deep times 32 deep x 32 columns to the sums in tiles 0 to 3.
-template <int parts>
-static inline void multiply(const bf16* a, const bf16* b) {
-  if constexpr (parts == 1) {
-    LEFT(0); RIGHT(0); MULTIPLY;
-  } else {  // one side changes at a time
-    LEFT(0); RIGHT(2); MULTIPLY;
-    RIGHT(0); MULTIPLY;
-    RIGHT(1); MULTIPLY;
-    LEFT(1); MULTIPLY;
-    RIGHT(0); MULTIPLY;
-    LEFT(2); MULTIPLY;
-  }
-}
-
-#undef LEFT
-#undef RIGHT
-#undef MULTIPLY
-
-static inline void zero_sums() {
-  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
 }
 
 // A block of 32 x 32 of a matrix whose rows are `stride` numbers apart.

@@ -8,9 +8,6 @@
 
 #include "training.h"
 
-static constexpr int64_t CACHE_BYTES = 900000;  // of packed rows, in 2 MB of second-level cache
-static constexpr int64_t DEPTH = 768;           // taken at once; deeper products keep partial sums
-
 // Depth / 32 taken before the next rows.
 template <int parts>
 constexpr int64_t STEP = parts == 1 ? 8 : DEPTH / 32;
@@ -127,25 +124,6 @@ struct Ending {
   }
 };
 
-// How the blocks of a product are shared out: groups of rows that fit the cache when packed, and
-// groups of columns where there are fewer of those than threads.
-struct Shares {
-  int64_t n_rows, n_columns, n_depth, depth, row_groups, column_groups;
-  Shares(int64_t M, int64_t K, int64_t O, int64_t parts, bool whole_depth) {
-    const int64_t n_threads = omp_get_max_threads();
-    n_rows = (M + 31) / 32, n_columns = O / 32, n_depth = K / 32;
-    const int64_t n_steps = whole_depth ? 1 : (K + DEPTH - 1) / DEPTH;
-    depth = (n_depth + n_steps - 1) / n_steps;
-    const int64_t tall = std::max<int64_t>(1, CACHE_BYTES / (depth * parts * PAIR * 2));
-    row_groups = (n_rows + tall - 1) / tall;
-    if (n_rows >= n_threads) row_groups = (row_groups + n_threads - 1) / n_threads * n_threads;
-    row_groups = std::min(row_groups, n_rows);
-    column_groups = std::min(n_columns, std::max<int64_t>(1, n_threads / row_groups));
-  }
-  int64_t row(int64_t group) const { return n_rows * group / row_groups; }
-  int64_t column(int64_t group) const { return n_columns * group / column_groups; }
-};
-
 template <int parts, typename In, typename Out>
 static void product(const In* x, const bf16* weight, const Norm* norm, const float* row_scale,
                     Ending<Out> ending, int64_t M, int64_t K) {
@@ -179,12 +157,8 @@ static void product(const In* x, const bf16* weight, const Norm* norm, const flo
                 const int64_t slot = partial ? j - shares.column(g) : j % 2;
                 float* sum = sums + (slot * tall + i - i0) * PAIR;
                 before_tile_load();
-                if (k0 + k1 == 0) {
-                  zero_sums();
-                } else {
-                  _tile_loadd(0, sum, 64); _tile_loadd(1, sum + 256, 64);
-                  _tile_loadd(2, sum + 512, 64); _tile_loadd(3, sum + 768, 64);
-                }
+                if (k0 + k1 == 0) zero_sums();
+                else load_sums(sum);
                 const int64_t n_steps = std::min(STEP<parts>, n - k1);
                 const bf16* a = left + (i - i0) * packed + k1 * parts * PAIR;
                 const bf16* b = weight + (j * n_depth + k0 + k1) * parts * PAIR;
@@ -196,8 +170,7 @@ static void product(const In* x, const bf16* weight, const Norm* norm, const flo
                   // Vector units finish the block before while the tile unit is at this one.
                   last.write(last.n_rows * k / n_steps, last.n_rows * (k + 1) / n_steps);
                 }
-                _tile_stored(0, sum, 64); _tile_stored(1, sum + 256, 64);
-                _tile_stored(2, sum + 512, 64); _tile_stored(3, sum + 768, 64);
+                store_sums(sum);
                 last.sums = sum, last.row = i * 32, last.column = j * 32;
                 last.n_rows = k0 + k1 + n_steps < n_depth ? 0 : std::min<int64_t>(32, M - i * 32);
               }
