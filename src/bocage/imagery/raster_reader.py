@@ -21,11 +21,14 @@ from bocage.imagery.rasters import Scene
 from bocage.memory import share_one_arena
 
 if TYPE_CHECKING:
+    from affine import Affine
     from numpy.typing import NDArray
 
     from bocage.geo import Grid
     from bocage.imagery.rasters import BandFile
-    from bocage.types import FloatArray
+    from bocage.types import FloatArray, ShapeYX
+
+    _PixelGrid = tuple[Affine, ShapeYX]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,13 @@ class RasterReader(MosaicReader[Scene]):
         by_file: dict[str, list[BandFile]] = {}
         for band in scene.bands.values():
             by_file.setdefault(band.header.path, []).append(band)
-        jobs = [job for bands in by_file.values() if (job := self._job(bands, rows, cols))]
+        files = list(by_file.values())
+        places: dict[_PixelGrid, Place | None] = {}
+        jobs = [job for bands in files if (job := self._job(bands, rows, cols, places))]
         if not jobs:
             return False
         if scene.mask is not None and self.cloud_mask:
-            mask_job = self._job([scene.mask], rows, cols)
+            mask_job = self._job([scene.mask], rows, cols, places)
             jobs += [mask_job] if mask_job else []
         pieces, mask = [], None
         for job, arrays in zip(jobs, _map(_read_file, jobs), strict=True):
@@ -52,12 +57,21 @@ class RasterReader(MosaicReader[Scene]):
         fill_window(self.sensor, pieces, out, mask)
         return True
 
-    def _job(self, bands: Sequence[BandFile], rows: slice, cols: slice) -> _Job | None:
+    def _job(
+        self,
+        bands: Sequence[BandFile],
+        rows: slice,
+        cols: slice,
+        places: dict[_PixelGrid, Place | None],
+    ) -> _Job | None:
+        """What to read of a file; ``places`` keeps those of the files before, which are few."""
         header = bands[0].header
         warp = needs_warp(bands[0], self.grid)
-        transform = self.grid.transform if warp else header.transform
-        shape = self.grid.shape_yx if warp else header.shape_yx
-        where = place(transform, shape, self.grid, rows, cols)
+        source = self.grid if warp else header
+        pixels = (source.transform, source.shape_yx)
+        if pixels not in places:
+            places[pixels] = place(*pixels, self.grid, rows, cols)
+        where = places[pixels]
         return _Job(bands, where, self.grid if warp else None) if where else None
 
 
