@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +14,6 @@ from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.searchlight import (
     SearchlightSettings,
     searchlight_reach_px,
 )
-from torch import Tensor
 from torch.nn import functional
 
 from bocage import load_model
@@ -28,6 +26,18 @@ from bocage.models.model import Model
 from bocage.models.neighborhood import NeighborhoodAttention, Rows
 from bocage.models.releases import release_config
 
+from .dense import (
+    NANO,
+    POOLER,
+    S2,
+    S2_S1,
+    Case,
+    dense_attention,
+    dense_encoder,
+    every_domain,
+    random_encoder,
+    sees,
+)
 from .official import (
     TOLERANCE,
     max_difference,
@@ -36,78 +46,8 @@ from .official import (
     our_encoder,
     random_dates,
     random_values,
-    randomize,
 )
 from .test_model import scene
-
-S2 = ("sentinel2_l2a",)
-S2_S1 = ("sentinel2_l2a", "sentinel1")
-NANO = release_config("v1.2", "nano")
-POOLER = release_config("v1.3", "nano")
-
-
-def random_encoder(config: object, seed: int = 0) -> Encoder:
-    torch.manual_seed(seed)
-    encoder = Encoder(config)  # type: ignore[arg-type]
-    randomize(encoder, seed)
-    return encoder.eval()
-
-
-def sees(query: Tensor, key: Tensor, n: int, window: int) -> Tensor:
-    """The rule, in its own words: ``window`` cells around the query, moved until inside 0..n."""
-    window = min(window, n)
-    lowest = query[:, None] - window // 2
-    lowest = torch.where(lowest < 0, 0, lowest)
-    lowest = torch.where(lowest + window > n, n - window, lowest)
-    return (key >= lowest) & (key < lowest + window)
-
-
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over all keys at once, in fp64; a query that sees nothing gives zeros."""
-    scores = q.double() @ k.double().transpose(-1, -2) / math.sqrt(q.shape[-1])
-    weights = torch.where(mask, (scores - scores.amax(-1, keepdim=True)).exp(), 0)
-    total = weights.sum(-1, keepdim=True)
-    return (weights @ v.double() / torch.where(total == 0, 1, total)).float()
-
-
-def dense_encoder(
-    encoder: Encoder,
-    values: dict[str, Tensor],
-    dates: Tensor,
-    patch_size: int,
-    *,
-    window: int,
-    monkeypatch: pytest.MonkeyPatch,
-    visible: dict[str, Tensor] | None = None,
-    query: int | None = None,
-) -> EncoderOutput:
-    """The plain encoder, with a full mask of what sees what in each of its attentions."""
-    first = next(iter(values.values()))
-    h, w = (n // patch_size for n in first.shape[1:3])
-    sensors = [m for m in encoder.config.modalities if m in values]
-    cells = torch.cartesian_prod(torch.arange(h), torch.arange(w))
-    tokens = torch.cat([cells.repeat_interleave(first.shape[3], 0) for _ in sensors])
-    side = patch_size // (query or patch_size)
-    locations = torch.cartesian_prod(torch.arange(h * side), torch.arange(w * side)) // side
-    hidden = torch.zeros(len(tokens), dtype=torch.bool)
-    if visible is not None:
-        hidden = ~torch.cat([visible[m].flatten() for m in sensors])
-
-    calls = []
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, **_: object) -> Tensor:
-        depth = encoder.config.depth
-        reads = len(calls) >= depth
-        looks = reads and (len(calls) - depth) % 2 == 1
-        calls.append(None)
-        of_q, of_k = (locations if reads else tokens), (locations if looks else tokens)
-        assert (q.shape[2], k.shape[2]) == (len(of_q), len(of_k))
-        mask = sees(of_q[:, 0], of_k[:, 0], h, window) & sees(of_q[:, 1], of_k[:, 1], w, window)
-        return dense_attention(q, k, v, mask if looks else mask & ~hidden)
-
-    with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(functional, "scaled_dot_product_attention", attention)
-        return encoder(values, dates, patch_size, location_query_patch_size=query)
 
 
 def difference(ours: EncoderOutput, theirs: EncoderOutput) -> float:
@@ -160,28 +100,12 @@ def test_blocks_give_what_one_dense_mask_gives(
     torch.testing.assert_close(torch.cat(found), expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("grid", "times", "sensors", "patch_size", "window"),
-    [
-        ((19, 12), 1, S2, 8, 6),
-        ((9, 23), 1, S2, 4, 5),
-        ((7, 11), 3, S2_S1, 4, 4),
-        ((5, 21), 1, S2_S1, 8, 8),  # narrower than the window one way
-        ((18, 17), 1, S2, 1, 16),
-    ],
-)
+@every_domain
 def test_the_encoder_equals_its_dense_reference(
-    *,
-    grid: tuple[int, int],
-    times: int,
-    sensors: tuple[str, ...],
-    patch_size: int,
-    window: int,
-    monkeypatch: pytest.MonkeyPatch,
+    case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = random_encoder(NANO)
-    values = random_values(sensors, (1, grid[0] * patch_size, grid[1] * patch_size, times))
-    dates = random_dates(1, times)
+    (values, dates), patch_size, window = case.inputs(), case.patch_size, case.window
     expected = dense_encoder(
         encoder, values, dates, patch_size, window=window, monkeypatch=monkeypatch
     )
@@ -189,7 +113,7 @@ def test_the_encoder_equals_its_dense_reference(
     assert difference(output, expected) <= TOLERANCE
     with torch.no_grad():
         full = encoder(values, dates, patch_size)
-    assert max(grid) <= window or difference(full, expected) > 100 * TOLERANCE
+    assert max(case.grid) <= window or difference(full, expected) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(

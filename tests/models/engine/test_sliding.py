@@ -17,27 +17,19 @@ from bocage.errors import InputError
 from bocage.models.config import ModelConfig
 from bocage.models.domain import DomainEncoder, Rotation
 from bocage.models.encoder import EncoderOutput
-from bocage.models.engine import library, sliding
+from bocage.models.engine import sliding
 from bocage.models.engine.cpu import CpuBackend
 from bocage.models.engine.fast import FastEncoder
 from bocage.models.engine.sliding import SlidingAttention, SlidingEncoder, Turns, sliding_encoder
 from bocage.models.model import Encoded, Model
 from bocage.models.releases import release_config
 
-from .official import TOLERANCE, random_dates, random_values
-from .test_model import scene
-from .test_neighborhood import (
-    NANO,
-    POOLER,
-    S2,
-    S2_S1,
-    dense_encoder,
-    random_encoder,
-    sees,
-)
+from ..dense import NANO, POOLER, S2, S2_S1, Case, dense_encoder, every_domain, random_encoder, sees
+from ..official import TOLERANCE, random_dates, random_values
+from ..test_model import scene
+from .gate import needs_kernels
 
-NO_KERNELS = library.why_unavailable()
-pytestmark = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
+pytestmark = needs_kernels
 
 TINY_POOLER = release_config("v1.3", "tiny")  # heads of 64, as all sizes but nano
 
@@ -156,29 +148,12 @@ def test_attention_is_that_of_one_dense_mask(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("grid", "times", "sensors", "patch_size", "window"),
-    [
-        ((19, 12), 1, S2, 8, 6),
-        ((9, 23), 1, S2, 4, 5),
-        ((7, 11), 3, S2_S1, 4, 4),
-        ((5, 21), 1, S2_S1, 8, 8),  # narrower than the window one way
-        ((38, 21), 1, S2, 1, 16),
-    ],
-)
+@every_domain
 def test_maps_equal_the_dense_reference(
-    *,
-    grid: tuple[int, int],
-    times: int,
-    sensors: tuple[str, ...],
-    patch_size: int,
-    window: int,
-    precision: str,
-    monkeypatch: pytest.MonkeyPatch,
+    case: Case, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = random_encoder(NANO)
-    values = random_values(sensors, (1, grid[0] * patch_size, grid[1] * patch_size, times))
-    dates = random_dates(1, times)
+    (values, dates), patch_size, window = case.inputs(), case.patch_size, case.window
     expected = dense_encoder(
         encoder, values, dates, patch_size, window=window, monkeypatch=monkeypatch
     )
