@@ -97,19 +97,24 @@ class CompositeReader:
         """Per period, whether any date has anything."""
         return tuple(any(self.parent.present[t] for t in group) for group in self.groups)
 
-    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
-        """Values [len(times), C, rows, cols]."""
-        shape = (self.shape[1], rows.stop - rows.start, cols.stop - cols.start)
-        x = np.full((len(times), *shape), np.nan, dtype=np.float32)
-        for out, time in zip(x, times, strict=True):
+    def read(
+        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+    ) -> FloatArray:
+        """Values [len(times), C, rows, cols], in ``out`` if given."""
+        if out is None:
+            shape = (len(times), self.shape[1], rows.stop - rows.start, cols.stop - cols.start)
+            out = np.empty(shape, dtype=np.float32)
+        for image, time in zip(out, times, strict=True):
             group = [t for t in self.groups[time] if self.parent.present[t]]
             if len(group) == 1:
-                out[...] = self.parent.read(group, rows, cols)[0]
+                self.parent.read(group, rows, cols, image[None])
             elif group and self.method == "median":
-                out[...] = nan_median(self.parent.read(group, rows, cols))
-            elif group:
-                self._fill_in_order(self._clearest_first(time), rows, cols, out)
-        return x
+                image[...] = nan_median(self.parent.read(group, rows, cols))
+            else:
+                image.fill(np.nan)
+                order = self._clearest_first(time) if group else ()
+                self._fill_in_order(order, rows, cols, image)
+        return out
 
     def _fill_in_order(
         self, group: Sequence[int], rows: slice, cols: slice, out: FloatArray

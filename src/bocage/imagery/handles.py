@@ -1,7 +1,8 @@
-"""Open raster files, kept per thread: GDAL datasets must not be shared between threads.
+"""Open raster files, lent to one thread at a time: GDAL datasets must not be used by two at once.
 
-Opening costs milliseconds for a local TIFF and a request for a remote one, so each thread keeps the
-files it used last. Failures become SourceError with the file's name, never nodata.
+Opening costs half a millisecond for a local TIFF and a request for a remote one, so datasets wait
+here for the next thread that wants their file; only when all of a file are lent is it opened once
+more. Failures become SourceError with the file's name, never nodata.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,8 @@ from bocage.errors import SourceError
 if TYPE_CHECKING:
     from bocage.geo import Grid
 
-_KEPT_PER_THREAD = 96
-"""Under the usual limit of 1024 open files, also with ten reading threads."""
-
-_local = threading.local()
+_MOST_IDLE = 384
+"""Under the usual limit of 1024 open files, with what threads hold beside it."""
 
 
 @contextmanager
@@ -61,25 +61,84 @@ def file_stamp(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def dataset(
+@dataclass
+class _Shelf:
+    """Datasets that nobody uses, those put back last at the end."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    idle: OrderedDict[Any, list[Any]] = field(default_factory=OrderedDict)
+    count: int = 0
+
+    def take(self, key: Any) -> Any:
+        """The dataset of a key that was used last, or None."""
+        with self.lock:
+            waiting = self.idle.get(key)
+            if not waiting:
+                return None
+            self.count -= 1
+            found = waiting.pop()
+            if not waiting:
+                del self.idle[key]
+            return found
+
+    def put(self, key: Any, dataset: Any) -> None:
+        """Keep a dataset, and close those that waited longest where there are too many."""
+        old = []
+        with self.lock:
+            self.idle.setdefault(key, []).append(dataset)
+            self.idle.move_to_end(key)
+            self.count += 1
+            while self.count > _MOST_IDLE:
+                oldest, waiting = next(iter(self.idle.items()))
+                old.append(waiting.pop(0))
+                self.count -= 1
+                if not waiting:
+                    del self.idle[oldest]
+        for closing in old:
+            closing.close()
+
+
+_shelves = [_Shelf()]
+"""The one in use, and before it those of parent processes."""
+
+if hasattr(os, "register_at_fork"):
+    # A child must neither use the file handles of its parent nor close them.
+    os.register_at_fork(after_in_child=lambda: _shelves.append(_Shelf()))
+
+
+@contextmanager
+def borrowed(
     path: str,
     stamp: tuple[int, int],
     warp_to: Grid | None = None,
     nodata: float | None = None,
-) -> Any:
-    """The open dataset of a path in this thread, or its nearest-neighbour warp onto a grid."""
-    cache = _cache()
+) -> Iterator[Any]:
+    """An open dataset of a path for this thread alone, or its nearest-neighbour warp onto a grid.
+
+    ``stamp`` is that of the file when its header was read: a file that was rewritten since is
+    opened again. A dataset whose reading failed is not used again.
+    """
     key = (path, stamp, warp_to, nodata)
-    if key in cache:
-        cache.move_to_end(key)
-        return cache[key]
-    with source_errors(path, "opened"):
-        opened = _open(path, warp_to, nodata)
-    cache[key] = opened
-    while len(cache) > _KEPT_PER_THREAD:
-        _, old = cache.popitem(last=False)
-        old.close()
-    return opened
+    dataset = _shelves[-1].take(key)
+    if dataset is None:
+        with source_errors(path, "opened"):
+            dataset = _open(path, warp_to, nodata)
+    try:
+        yield dataset
+    except BaseException:
+        dataset.close()
+        raise
+    _shelves[-1].put(key, dataset)
+
+
+def keep_open(dataset: Any, path: str, stamp: tuple[int, int]) -> None:
+    """Hand over an open dataset, for whoever reads its pixels."""
+    key = (path, stamp, None, None)
+    # One that was read from before has decoded blocks in GDAL's cache.
+    known = _shelves[-1].take(key)
+    if known is not None:
+        dataset.close()
+    _shelves[-1].put(key, known or dataset)
 
 
 def _open(path: str, warp_to: Grid | None, nodata: float | None) -> Any:
@@ -104,12 +163,3 @@ def _open(path: str, warp_to: Grid | None, nodata: float | None) -> Any:
         src_nodata=nodata,
         nodata=nodata,
     )
-
-
-def _cache() -> OrderedDict[Any, Any]:
-    # A forked child must not use the parent's file handles.
-    if getattr(_local, "pid", None) != os.getpid():
-        _local.pid = os.getpid()
-        _local.cache = OrderedDict()
-    cache: OrderedDict[Any, Any] = _local.cache
-    return cache

@@ -43,13 +43,16 @@ class MosaicReader(Generic[SceneT]):
         """Per time, whether there is any scene."""
         return tuple(bool(scenes) for scenes in self.scenes)
 
-    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
-        """Values [len(times), C, rows, cols] in product units."""
-        shape = (len(times), self.shape[1], rows.stop - rows.start, cols.stop - cols.start)
-        x = np.empty(shape, dtype=np.float32)
-        for out, time in zip(x, times, strict=True):
-            self._read_time(time, rows, cols, out)
-        return x
+    def read(
+        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+    ) -> FloatArray:
+        """Values [len(times), C, rows, cols] in product units, in ``out`` if given."""
+        if out is None:
+            shape = (len(times), self.shape[1], rows.stop - rows.start, cols.stop - cols.start)
+            out = np.empty(shape, dtype=np.float32)
+        for image, time in zip(out, times, strict=True):
+            self._read_time(time, rows, cols, image)
+        return out
 
     def _read_time(self, time: int, rows: slice, cols: slice, out: FloatArray) -> None:
         filled = False

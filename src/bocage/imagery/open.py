@@ -11,6 +11,7 @@ from bocage.errors import ConfigError, InputError, SourceError
 from bocage.imagery.checks import check_opened
 from bocage.imagery.dates import parse_date
 from bocage.imagery.opened import Opened, OpenOptions
+from bocage.memory import share_one_arena
 from bocage.sensors import sensor as sensor_table
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def open_stack(
         SourceError: A file or catalog is missing or unreadable.
         ConfigError: An option makes no sense, or an extra is not installed.
     """
+    share_one_arena()
     if sensor is not None:
         sensor_table(sensor)
     if dates is not None and (isinstance(dates, str) or len(dates) != 2):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bocage.imagery.handles import dataset, source_errors
+from bocage.imagery.handles import borrowed, source_errors
 from bocage.imagery.mosaic import MosaicReader
 from bocage.imagery.pixels import Place, fill_window, place
 from bocage.imagery.rasters import Scene
@@ -96,8 +96,10 @@ def _read_file(job: _Job) -> NDArray[Any]:
     window = Window.from_slices(where.rows, where.cols)
     path = first.header.path
     nodata = _warp_nodata(first) if job.warp_to else None
-    source = dataset(path, first.header.stamp, job.warp_to, nodata)
-    with source_errors(path, "read"):
+    with (
+        borrowed(path, first.header.stamp, job.warp_to, nodata) as source,
+        source_errors(path, "read"),
+    ):
         return np.asarray(source.read([band.index for band in job.bands], window=window))
 
 

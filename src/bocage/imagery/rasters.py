@@ -20,7 +20,7 @@ from bocage.errors import InputError, SourceError
 from bocage.imagery import bands as names
 from bocage.imagery import offsets
 from bocage.imagery.dates import date_in_name, parse_date
-from bocage.imagery.handles import file_stamp, quiet_gdal, source_errors
+from bocage.imagery.handles import file_stamp, keep_open, quiet_gdal, source_errors
 from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ def read_header(path: str) -> RasterHeader:
             expected="a raster file",
             fix="check the spelling of the path",
         )
-    with quiet_gdal(), source_errors(path, "opened"), rasterio.open(path) as source:
+    with quiet_gdal(), source_errors(path, "opened"):
+        source = rasterio.open(path)
         crs = source.crs
-        return RasterHeader(
+        header = RasterHeader(
             path=path,
             crs=crs_name(crs) if crs else "",
             transform=source.transform,
@@ -129,6 +130,8 @@ def read_header(path: str) -> RasterHeader:
             stamp=file_stamp(path),
             is_plain=Path(path).exists() and source.driver == "GTiff" and not source.compression,
         )
+    keep_open(source, path, header.stamp)
+    return header
 
 
 def crs_name(crs: Any) -> str:

@@ -34,8 +34,13 @@ class Reader(Protocol):
     def present(self) -> tuple[bool, ...]:
         """Per time, whether the sensor has anything there; elsewhere all is NaN unread."""
 
-    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
-        """Values [len(times), C, rows, cols] inside the scene; SourceError on failure."""
+    def read(
+        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+    ) -> FloatArray:
+        """Values [len(times), C, rows, cols] inside the scene; SourceError on failure.
+
+        They are written into ``out`` if it is given: part of a larger array, for example.
+        """
 
 
 _LAZY: WeakValueDictionary[str, LazyArray] = WeakValueDictionary()
@@ -66,8 +71,8 @@ class LazyArray:
         if 0 in shape:
             x = np.empty(shape, np.float32)
         else:
-            box = [slice(int(r.min()), int(r.max()) + 1) for r in (rows, cols)]
-            x = self.reader.read([int(t) for t in times], *box)
+            down, across = (slice(int(r.min()), int(r.max()) + 1) for r in (rows, cols))
+            x = self.reader.read([int(t) for t in times], down, across)
             for axis, wanted in ((1, bands), (2, rows - rows.min()), (3, cols - cols.min())):
                 if not np.array_equal(wanted, np.arange(x.shape[axis])):
                     x = x.take(wanted, axis=axis)
@@ -119,11 +124,16 @@ class ArrayReader:
         self.shape: tuple[int, int, int, int] = (times, bands, rows, cols)
         self.present: tuple[bool, ...] = (True,) * times
 
-    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
-        """Values [len(times), C, rows, cols]."""
+    def read(
+        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+    ) -> FloatArray:
+        """Values [len(times), C, rows, cols], in ``out`` if given."""
         time, _, y, x = self.variable.dims
-        part = self.variable.isel({time: list(times), y: rows, x: cols})
-        return np.asarray(part.values, dtype=np.float32)
+        part = self.variable.isel({time: list(times), y: rows, x: cols}).values
+        if out is None:
+            return np.asarray(part, dtype=np.float32)
+        out[...] = part
+        return out
 
 
 @dataclass(frozen=True)
@@ -150,10 +160,13 @@ class SubsetReader:
         """As in the parent."""
         return tuple(self.parent.present[t] for t in self.times)
 
-    def read(self, times: Sequence[int], rows: slice, cols: slice) -> FloatArray:
-        """Values [len(times), C, rows, cols] of the parent, shifted."""
+    def read(
+        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+    ) -> FloatArray:
+        """Values [len(times), C, rows, cols] of the parent, shifted, in ``out`` if given."""
         return self.parent.read(
             [self.times[t] for t in times],
             slice(rows.start + self.rows.start, rows.stop + self.rows.start),
             slice(cols.start + self.cols.start, cols.stop + self.cols.start),
+            out,
         )

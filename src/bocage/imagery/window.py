@@ -69,9 +69,8 @@ def read_window(
             x[:, :, bottom - r0 :] = np.nan
             x[:, :, :, : left - c0] = np.nan
             x[:, :, :, right - c0 :] = np.nan
-            x[:, :, top - r0 : bottom - r0, left - c0 : right - c0] = reader.read(
-                times, slice(top, bottom), slice(left, right)
-            )
+            scene = x[:, :, top - r0 : bottom - r0, left - c0 : right - c0]
+            reader.read(times, slice(top, bottom), slice(left, right), scene)
         else:
             x.fill(np.nan)
         values[sensor] = x
