@@ -14,10 +14,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 @lru_cache(maxsize=1)
 def share_one_arena() -> None:
-    """Let all threads allocate from one pool; call it before the first thread reads.
+    """Let all threads allocate from one pool; call it before the first thread starts.
 
     With a pool per reading thread, each as large as what that thread ever held, a scene of four
-    times the area took 1.5 times the memory (bench/scene.py).
+    times the area took 1.5 times the memory (bench/scene.py). Pools that threads made before go to
+    later threads, and give memory back that is faulted in again for the next batch.
     """
     _mallopt(_M_ARENA_MAX, 1)
 

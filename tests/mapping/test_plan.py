@@ -8,7 +8,7 @@ import pytest
 from bocage import embed, open_embeddings, open_stack
 from bocage.errors import InputError
 from bocage.mapping import EmbedConfig, make_plan, time_window
-from bocage.mapping.worker import encode_strip, read_strips
+from bocage.mapping.worker import batches, encode_batch, read_strip, strip_places
 
 from .conftest import PatchMean, write_scene
 
@@ -50,31 +50,29 @@ def test_more_than_a_year_as_one_embedding_is_refused_with_the_way_out(two_years
     assert make_plan(season, PatchMean(), EmbedConfig(**OPTIONS)).years == (2024,)
 
 
-class Adding:
-    def add(self, window, x):
-        """Sums do not matter here."""
-
-
 def test_windows_that_miss_nothing_never_share_a_batch_with_those_that_do(tmp_path):
     path, _ = write_scene(tmp_path, (160, 160), missing=(slice(0, 50), slice(0, 50)))
     stack = open_stack(path)
     plan = make_plan(stack, PatchMean(), EmbedConfig(**OPTIONS, batch_size=1000))
-    batches = []
+    seen = []
 
     def encoder(values, timestamps):
         x = values["sentinel2_l2a"]
-        batches.append(np.isnan(x).any(axis=(1, 2, 3, 4)))
+        seen.append(np.isnan(x).any(axis=(1, 2, 3, 4)))
         return np.zeros((len(x), 8, 8, 12), np.float32)
 
     (block,) = plan.layout.blocks()
-    done = 0
-    for strip in read_strips(stack, plan, block, 2024):
-        done += sum(encode_strip(strip, plan, encoder, Adding()))
-    assert done == plan.n_windows
-    assert {bool(b.all()) for b in batches} == {True, False}
-    assert all(b.all() or not b.any() for b in batches)
+    n_windows = 0
+    for place in strip_places(stack, plan, block, 2024):
+        strip = read_strip(stack, plan, place)
+        n_windows += len(place.windows)
+        for windows in batches(strip, plan):
+            encode_batch(strip, windows, plan, encoder)
+    assert n_windows == plan.n_windows
+    assert {bool(b.all()) for b in seen} == {True, False}
+    assert all(b.all() or not b.any() for b in seen)
     # Windows without a single pixel of data are not encoded at all.
-    assert sum(len(b) for b in batches) < plan.n_windows
+    assert sum(len(b) for b in seen) < plan.n_windows
 
 
 def test_the_time_of_a_large_domain_grows_with_its_area(scene):

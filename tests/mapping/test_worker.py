@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bocage.geo import Block, Window
-from bocage.mapping.worker import Strip, _gather, _group_by_missing
+from bocage.mapping.worker import Strip, StripPlace, _gather, _group_by_missing
 
 SIDE = 8
 
@@ -14,16 +14,15 @@ def strip_of(arrays, corners):
         Window(row_px=r, col_px=c, core_row_px=r, core_col_px=c, core_shape_yx=(SIDE, SIDE))
         for r, c in corners
     )
-    return Strip(
+    place = StripPlace(
         block=Block(index_yx=(0, 0), row_px=0, col_px=0, shape_yx=(40, 40)),
         year=2024,
+        number=0,
         windows=windows,
-        row_px=3,
-        col_px=5,
-        values=arrays,
-        timestamps=np.zeros((2, 3), np.int64),
-        last=True,
+        rows=slice(3, 43),
+        cols=slice(5, 45),
     )
+    return Strip(place=place, values=arrays, timestamps=np.zeros((2, 3), np.int64))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def strip_of(arrays, corners):
 def test_a_batch_holds_the_pixels_of_its_windows_and_even_ones_are_not_copied(corners, copies):
     x = np.random.default_rng(0).standard_normal((2, 3, 40, 40)).astype(np.float32)
     strip = strip_of({"sentinel2_l2a": x}, corners)
-    batch = _gather(x, strip, list(strip.windows), SIDE)
+    batch = _gather(x, strip, list(strip.place.windows), SIDE)
     expected = np.stack([x[:, :, r - 3 : r + 5, c - 5 : c + 3] for r, c in corners])
     np.testing.assert_array_equal(batch, expected)
     assert np.shares_memory(batch, x) != copies
@@ -49,8 +48,8 @@ def test_a_batch_holds_the_pixels_of_its_windows_and_even_ones_are_not_copied(co
 def naive_groups(strip):
     """Windows by the exact set of (sensor, date, band) that are absent, and whether a pixel is."""
     groups = {}
-    for window in strip.windows:
-        row, col = window.row_px - strip.row_px, window.col_px - strip.col_px
+    for window in strip.place.windows:
+        row, col = window.row_px - 3, window.col_px - 5
         absent, partly, n_valid = [], False, 0
         for x in strip.values.values():
             for date in x:
@@ -87,4 +86,4 @@ def test_numbers_too_large_to_be_summed_are_not_missing():
     x = np.full((2, 3, 40, 40), 3e38, np.float32)
     x[0, :, :20] *= -1
     strip = strip_of({"sentinel2_l2a": x}, [(3, 5), (20, 20)])
-    assert _group_by_missing(strip, SIDE) == [list(strip.windows)]
+    assert _group_by_missing(strip, SIDE) == [list(strip.place.windows)]

@@ -107,9 +107,10 @@ def scene(  # noqa: PLR0917
     date: Annotated[
         str | None, typer.Option(help="Day of the scene, if its name lacks it.")
     ] = None,
+    repeats: Annotated[int, typer.Option(help="Times, after one that does not count.")] = 5,
     out: Annotated[Path, typer.Option(help="CSV to write.")] = Path("scene.csv"),
 ) -> None:
-    """Time a whole map, from reading to writing, and say what share each stage has."""
+    """Time a whole map, from opening to writing, beside the model alone."""
     from bocage import bench as room
 
     row = room.run_scene_benchmark(
@@ -119,6 +120,8 @@ def scene(  # noqa: PLR0917
         precision=precision,
         patch_size=patch_size,
         date=date,
+        repeats=repeats,
+        report=typer.echo,
     )
     for key, value in row.items():
         typer.echo(f"{key:15} {value:.3f}" if isinstance(value, float) else f"{key:15} {value}")

@@ -10,6 +10,7 @@ changes a byte.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -162,6 +163,59 @@ class BlockSums:
         with naming_failures(path), partial.open("wb") as file:
             np.savez(file, **sums)  # type: ignore[arg-type]  # numpy offers allow_pickle too
         partial.replace(path)
+
+
+class BlockWork:
+    """The sums of a block while its batches arrive from several threads, in any order.
+
+    They are added in the order of strips and batches whoever encoded them, so the sums are the same
+    to the last bit.
+    """
+
+    def __init__(self, sums: BlockSums, n_strips: int) -> None:
+        self.sums = sums
+        self._sizes: list[int | None] = [None] * n_strips
+        self._arrived: dict[tuple[int, int], list[tuple[Window, FloatArray]]] = {}
+        self._next = (0, 0)
+        self._is_adding = False
+        self._lock = threading.Lock()
+
+    def expect(self, strip: int, n_batches: int) -> bool:
+        """Say how many batches a strip has; True if the block is complete with that."""
+        with self._lock:
+            self._sizes[strip] = n_batches
+        return self._add_arrived()
+
+    def arrive(self, strip: int, batch: int, vectors: list[tuple[Window, FloatArray]]) -> bool:
+        """Hand in the vectors of a batch; True, once, if the block is complete."""
+        with self._lock:
+            self._arrived[strip, batch] = vectors
+        return self._add_arrived()
+
+    def _add_arrived(self) -> bool:
+        """Add what is next in order, as long as it is there; one thread at a time."""
+        with self._lock:
+            if self._is_adding:
+                return False  # The other thread will find what this one brought.
+            self._is_adding = True
+        while True:
+            with self._lock:
+                vectors = self._take_next()
+                if vectors is None:
+                    self._is_adding = False
+                    return self._next[0] == len(self._sizes)
+            for window, x in vectors:
+                self.sums.add(window, x)
+
+    def _take_next(self) -> list[tuple[Window, FloatArray]] | None:
+        strip, batch = self._next
+        while strip < len(self._sizes) and self._sizes[strip] == batch:
+            strip, batch = strip + 1, 0
+        self._next = strip, batch
+        vectors = self._arrived.pop(self._next, None)
+        if vectors is not None:
+            self._next = strip, batch + 1
+        return vectors
 
 
 def finish_block(

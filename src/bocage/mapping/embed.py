@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,25 @@ import numpy as np
 
 from bocage.embeddings.codecs.signed_power import NODATA
 from bocage.errors import ConfigError, InputError, StoreError
-from bocage.geo import Block
+from bocage.geo import Block, Window
 from bocage.mapping import record
-from bocage.mapping.blend import BlockSums, Cells, finish_block
+from bocage.mapping.blend import BlockSums, BlockWork, Cells, finish_block
 from bocage.mapping.config import EmbedConfig
 from bocage.mapping.markers import Claim, Markers
 from bocage.mapping.part import Shard
-from bocage.mapping.pipeline import Clock, WriteBehind, read_ahead
 from bocage.mapping.plan import EmbedPlan, WindowEncoder, WindowModel, make_plan
 from bocage.mapping.result import EmbedResult
+from bocage.mapping.streams import Clock, Task, run_streams, streams_for
 from bocage.mapping.timing import time_window, window_encoder
-from bocage.mapping.worker import Strip, encode_strip, read_strips
-from bocage.progress import progress
+from bocage.mapping.worker import (
+    Strip,
+    StripPlace,
+    batches,
+    encode_batch,
+    read_strip,
+    strip_places,
+)
+from bocage.progress import Advance, progress
 from bocage.types import PathLike
 
 if TYPE_CHECKING:
@@ -57,18 +65,24 @@ class _Job:
 
     stack: xr.Dataset
     plan: EmbedPlan
+    model: WindowModel
     encoder: WindowEncoder
     store: Path
     grid: EmbeddingGrid
     markers: Markers
     cells: Cells
-    on_cpu: bool = True
-    """Whether the model works on the cores that read and write too."""
-
     clock: Clock = field(default_factory=Clock)
     n_windows: int = 0
     n_blocks_kept: int = 0
     claims: list[Claim] = field(default_factory=list)
+    advance: Advance = lambda _amount: None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, n_windows: int, *, encoded: bool = True) -> None:
+        """Note windows that are done, here or by another process."""
+        with self.lock:
+            self.n_windows += n_windows if encoded else 0
+            self.advance(n_windows)
 
     @property
     def scale(self) -> float | None:
@@ -113,17 +127,15 @@ def embed(
     resolved = make_plan(stack, model, _config(config, options))
     part = None if shard is None else Shard.parse(shard)
     is_cog = _check_out(out, resolved, part)
-    encoder = window_encoder(model, resolved)
     finished = record.read(out)
     if is_cog and out.exists():
         _check_same(out, finished, resolved)
         return _result(out, resolved, finished)
     start = time.perf_counter()
-    job = _open_job(stack, resolved, encoder, out, is_cog)
-    job.on_cpu = str(getattr(model, "device", "cpu")).startswith("cpu")
+    job = _open_job(stack, resolved, model, out, is_cog)
     if report is not None:
         missing = _pending(job, part)
-        seconds = time_window(resolved, encoder) if missing else None
+        seconds = time_window(resolved, job.encoder) if missing else None
         report(resolved.describe(seconds))
         if len(missing) < len(_work(job, part)):
             n_done = len(_work(job, part)) - len(missing)
@@ -177,7 +189,7 @@ def _scratch(out: Path) -> Path:
 
 
 def _open_job(
-    stack: xr.Dataset, plan: EmbedPlan, encoder: WindowEncoder, out: Path, is_cog: bool
+    stack: xr.Dataset, plan: EmbedPlan, model: WindowModel, out: Path, is_cog: bool
 ) -> _Job:
     from bocage.embeddings import EmbeddingGrid, create_store
 
@@ -220,7 +232,8 @@ def _open_job(
     return _Job(
         stack=stack,
         plan=plan,
-        encoder=encoder,
+        model=model,
+        encoder=window_encoder(model, plan),
         store=store,
         grid=grid,
         markers=markers,
@@ -249,36 +262,13 @@ def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
     pending = _pending(job, part)
     job.n_blocks_kept = len(_work(job, part)) - len(pending)
     total = sum(job.plan.layout.n_windows(block) for _, block in pending)
-    write: WriteBehind[Any] = WriteBehind(write=lambda piece: _keep(job, *piece), clock=job.clock)
-    sums: BlockSums | None = None
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
-            progress("embedding", total, unit="windows", enabled=show_progress) as advance,
-            write,
-            # Closed before the claims are released, or the reading thread could claim once more.
-            closing(
-                read_ahead(
-                    _strips(job, pending, advance),
-                    ahead=1,
-                    clock=job.clock,
-                    cores_are_busy=job.on_cpu,
-                )
-            ) as strips,
+            progress("embedding", total, unit="windows", enabled=show_progress) as job.advance,
+            streams_for(job.model, -(-total // job.plan.batch_size)) as (streams, enter),
         ):
-            for piece in strips:
-                if piece is None:
-                    continue
-                claim, strip = piece
-                if sums is None:
-                    sums = BlockSums(job.cells, strip.block, job.plan.dims)
-                with job.clock.time("encode"):
-                    for n in encode_strip(strip, job.plan, job.encoder, sums):
-                        job.n_windows += n
-                        advance(n)
-                if strip.last:
-                    write.put((claim, strip.year, sums))
-                    sums = None
+            run_streams(_reading(job, pending), streams=streams, clock=job.clock, enter=enter)
     finally:
         for claim in job.claims:
             claim.release()
@@ -287,13 +277,8 @@ def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
         _finish_block(job, year, block)
 
 
-def _strips(
-    job: _Job, pending: list[tuple[int, Block]], advance: Callable[[float], None]
-) -> Iterator[tuple[Claim, Strip] | None]:
-    """Claim and read the blocks; those another process holds are tried again until they are done.
-
-    Yields None while waiting, so that whoever iterates can stop.
-    """
+def _reading(job: _Job, pending: list[tuple[int, Block]]) -> Iterator[Task]:
+    """Claim the blocks and read them; those another process holds are tried again until done."""
     while pending:
         held = []
         for year, block in pending:
@@ -303,23 +288,54 @@ def _strips(
                 held.append((year, block))
             elif job.markers.is_encoded(key):
                 claim.release()
-                advance(job.plan.layout.n_windows(block))
+                job.count(job.plan.layout.n_windows(block), encoded=False)
             else:
                 job.claims.append(claim)
-                for strip in read_strips(job.stack, job.plan, block, year):
-                    yield claim, strip
+                yield from _BlockRun(job, claim, year, block).reading()
         if len(held) == len(pending):
             time.sleep(WAIT_S)
-            yield None
+            yield Task("read", list)  # Nothing to read, and a chance to stop.
         pending = held
 
 
-def _keep(job: _Job, claim: Claim, year: int, sums: BlockSums) -> None:
-    """Keep an encoded block, and finish every block around it that waited for it."""
-    sums.save(job.markers.part(_key(year, sums.block)), job.scale)
-    claim.release()
-    for block in [sums.block, *job.plan.layout.neighbours(sums.block)]:
-        _finish_block(job, year, block)
+class _BlockRun:
+    """A block that this process encodes, as tasks for streams."""
+
+    def __init__(self, job: _Job, claim: Claim, year: int, block: Block) -> None:
+        self.job, self.claim, self.year, self.block = job, claim, year, block
+        self.places = strip_places(job.stack, job.plan, block, year)
+        self.work = BlockWork(BlockSums(job.cells, block, job.plan.dims), len(self.places))
+
+    def reading(self) -> Iterator[Task]:
+        """The first task of each strip."""
+        return (Task("read", partial(self._read, place)) for place in self.places)
+
+    def _read(self, place: StripPlace) -> list[Task]:
+        strip = read_strip(self.job.stack, self.job.plan, place)
+        groups = batches(strip, self.job.plan)
+        self.job.count(len(place.windows) - sum(len(windows) for windows in groups))
+        if self.work.expect(place.number, len(groups)):
+            return [Task("write", self._keep)]
+        return [
+            Task("encode", partial(self._encode, strip, number, windows))
+            for number, windows in enumerate(groups)
+        ]
+
+    def _encode(self, strip: Strip, number: int, windows: list[Window]) -> list[Task]:
+        x = encode_batch(strip, windows, self.job.plan, self.job.encoder)
+        vectors = list(zip(windows, x, strict=True))
+        is_complete = self.work.arrive(strip.place.number, number, vectors)
+        self.job.count(len(windows))
+        return [Task("write", self._keep)] if is_complete else []
+
+    def _keep(self) -> list[Task]:
+        """Keep the encoded block, and finish every block around it that waited for it."""
+        job, block = self.job, self.block
+        self.work.sums.save(job.markers.part(_key(self.year, block)), job.scale)
+        self.claim.release()
+        for around in [block, *job.plan.layout.neighbours(block)]:
+            _finish_block(job, self.year, around)
+        return []
 
 
 def _finish_block(job: _Job, year: int, block: Block) -> None:

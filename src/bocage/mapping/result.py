@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from bocage.mapping.pipeline import Clock
+from bocage.mapping.streams import Clock
 from bocage.progress import format_bytes, format_duration, size_on_disk
 
 

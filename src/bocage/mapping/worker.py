@@ -1,4 +1,4 @@
-"""One block: strips of the stack in, sums of vectors of its cells out.
+"""One block: strips of the stack in, vectors of its windows out.
 
 A block is read in strips of whole rows of windows, so that memory is bounded by the strip however
 many dates and sensors there are. Windows are batched with others that miss the same things: windows
@@ -7,7 +7,6 @@ where nothing is missing go through the model without any mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +16,6 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from bocage.geo import Block, Window
-from bocage.mapping.blend import BlockSums
 from bocage.mapping.plan import EmbedPlan, WindowEncoder
 from bocage.types import FloatArray
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=np.generic)
 
 STRIP_BYTES = 24_000_000
-"""Imagery held per strip, as float32; the strip ahead and the one in work are in memory."""
+"""Imagery held per strip, as float32; each stream has about one in memory."""
 
 
 ROWS_AT_ONCE = 16
@@ -35,71 +33,73 @@ ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strip:
-    """Rows of windows of a block, and the imagery under them."""
+class StripPlace:
+    """Rows of windows of a block, and where the imagery under them lies on the stack's grid."""
 
     block: Block
     year: int
-    windows: tuple[Window, ...]
-    row_px: int
-    """Row of the imagery's upper edge on the stack's grid."""
+    number: int
+    """Position among the strips of the block."""
 
-    col_px: int
+    windows: tuple[Window, ...]
+    rows: slice
+    cols: slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Rows of windows with their imagery."""
+
+    place: StripPlace
     values: dict[str, FloatArray]
     """{sensor: [T, C, rows, cols]}, NaN where missing or outside the scene."""
 
     timestamps: NDArray[np.int64]
     """[T, 3]: day, month from 0, year."""
 
-    last: bool
-    """Whether the block is complete after this strip."""
 
-
-def read_strips(stack: xr.Dataset, plan: EmbedPlan, block: Block, year: int) -> Iterator[Strip]:
-    """Read a block, strip by strip."""
-    from bocage.imagery import read_window, timestamps
-
-    times = dict(plan.steps)[year]
+def strip_places(stack: xr.Dataset, plan: EmbedPlan, block: Block, year: int) -> list[StripPlace]:
+    """The strips of a block, in order."""
     side = plan.layout.window_px
-    groups = _group_rows(plan, block, len(times), _n_bands(stack))
-    for number, windows in enumerate(groups):
-        rows = slice(windows[0].row_px, max(w.row_px for w in windows) + side)
-        cols = slice(min(w.col_px for w in windows), max(w.col_px for w in windows) + side)
-        read = read_window(stack, rows, cols, times=times)
-        yield Strip(
+    groups = _group_rows(plan, block, len(dict(plan.steps)[year]), _n_bands(stack))
+    return [
+        StripPlace(
             block=block,
             year=year,
+            number=number,
             windows=windows,
-            row_px=rows.start,
-            col_px=cols.start,
-            values=read.values,
-            timestamps=timestamps(read.dates),
-            last=number == len(groups) - 1,
+            rows=slice(windows[0].row_px, max(w.row_px for w in windows) + side),
+            cols=slice(min(w.col_px for w in windows), max(w.col_px for w in windows) + side),
         )
+        for number, windows in enumerate(groups)
+    ]
 
 
-def encode_strip(
-    strip: Strip, plan: EmbedPlan, encoder: WindowEncoder, sums: BlockSums
-) -> Iterator[int]:
-    """Add the vectors of a strip's windows to the block's sums; yields windows as they finish.
+def read_strip(stack: xr.Dataset, plan: EmbedPlan, place: StripPlace) -> Strip:
+    """The imagery of a strip; SourceError when a file cannot be read."""
+    from bocage.imagery import read_window, timestamps
 
-    Windows without any data are not encoded and add nothing.
-    """
+    times = dict(plan.steps)[place.year]
+    read = read_window(stack, place.rows, place.cols, times=times)
+    return Strip(place=place, values=read.values, timestamps=timestamps(read.dates))
+
+
+def batches(strip: Strip, plan: EmbedPlan) -> list[list[Window]]:
+    """The windows of a strip as the model takes them; those without any data are left out."""
+    groups = _group_by_missing(strip, plan.layout.window_px)
+    n = plan.batch_size
+    return [group[start : start + n] for group in groups for start in range(0, len(group), n)]
+
+
+def encode_batch(
+    strip: Strip, windows: list[Window], plan: EmbedPlan, encoder: WindowEncoder
+) -> FloatArray:
+    """Vectors [B, h, w, D] of windows of a strip."""
     side = plan.layout.window_px
-    groups = _group_by_missing(strip, side)
-    yield len(strip.windows) - sum(len(group) for group in groups)
-    for group in groups:
-        for start in range(0, len(group), plan.batch_size):
-            windows = group[start : start + plan.batch_size]
-            batch = {
-                sensor: _gather(values, strip, windows, side)
-                for sensor, values in strip.values.items()
-            }
-            stamps = np.repeat(strip.timestamps[None], len(windows), axis=0)
-            vectors = encoder(batch, stamps)
-            for window, x in zip(windows, vectors, strict=True):
-                sums.add(window, x)
-            yield len(windows)
+    values = {
+        sensor: _gather(values, strip, windows, side) for sensor, values in strip.values.items()
+    }
+    return encoder(values, np.repeat(strip.timestamps[None], len(windows), axis=0))
 
 
 def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
@@ -109,7 +109,7 @@ def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
     """
     complete = _complete_pixels(strip)
     groups: dict[bytes, list[Window]] = {}
-    for window in strip.windows:
+    for window in strip.place.windows:
         key = b""
         if not _cut(complete, strip, window, side).all():
             cuts = [_cut(values, strip, window, side) for values in strip.values.values()]
@@ -175,5 +175,5 @@ def _group_rows(
 
 
 def _cut(values: NDArray[T], strip: Strip, window: Window, side: int) -> NDArray[T]:
-    row, col = window.row_px - strip.row_px, window.col_px - strip.col_px
+    row, col = window.row_px - strip.place.rows.start, window.col_px - strip.place.cols.start
     return values[:, :, row : row + side, col : col + side]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bocage.errors import ModelError
+from bocage.memory import share_one_arena
 from bocage.models.bundled import BUNDLED, bundled_folder, notice
 from bocage.models.checkpoint import LoadReport, load_tensors, weights_hash
 from bocage.models.config import ModelConfig
@@ -51,6 +52,7 @@ def load_model(
     Only the encoder is read and kept. ``model.load_report`` says what matched. Raises ModelError
     if anything is missing, unknown, of another shape, damaged or unreachable.
     """
+    share_one_arena()
     release = find_release(name) if isinstance(name, str) else None
     bundled = bundled_folder(name) if isinstance(name, str) else None
     folder = bundled or Path(name)

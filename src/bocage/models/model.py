@@ -9,8 +9,8 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -40,7 +40,7 @@ from bocage.models.inputs import (
     check_timestamps,
     read_array,
 )
-from bocage.models.missing import is_complete, prepare
+from bocage.models.missing import fill, normalization, prepare
 from bocage.units import check_units as check_product_units
 
 logger = logging.getLogger(__name__)
@@ -109,15 +109,15 @@ class _Read:
     """Inputs that have been checked, on the device."""
 
     values: dict[str, Tensor]
-    """Per sensor [B, H, W, T, C]; normalized but for the sensors in ``raw``."""
+    """Per sensor [B, H, W, T, C] without gaps; normalized but for the sensors in ``raw``."""
 
     timestamps: Tensor
 
     visible: dict[str, Tensor] | None
-    """Tokens [B, h, w, T, S] that have data; None if all have."""
+    """Tokens [B, h, w, T, S] that have enough data; None if all have."""
 
     raw: frozenset[str]
-    """Sensors where nothing is missing, which the engine normalizes as it reads."""
+    """Sensors in product units, which the engine normalizes as it reads."""
 
 
 class Model:
@@ -195,6 +195,26 @@ class Model:
         n, reason = choose_batch(self.config, n_tokens, self.device, self.precision)
         logger.info("%s takes %d windows at once: %s", self.name, n, reason)
         return n
+
+    def streams(self) -> int:
+        """How many threads may call at once to best effect; 1 if one call fills all cores.
+
+        Kernels of our own take any number of callers. Threads that each work on a batch do not
+        wait for each other after every layer, as cores that share a batch do.
+        """
+        engine = self.engine if self.device.type == "cpu" else None
+        several = engine is not None and engine.backend.takes_many_callers
+        return torch.get_num_threads() if several else 1
+
+    @contextmanager
+    def in_streams(self, n: int) -> Iterator[Callable[[], None]]:
+        """Share the cores between ``n`` threads, each of which first calls what this gives."""
+        cores = torch.get_num_threads()
+        try:
+            yield lambda: torch.set_num_threads(max(1, cores // n))
+        finally:
+            # What a thread sets is its own, and the default of threads that come later.
+            torch.set_num_threads(cores)
 
     def output_name(self, output: str = "auto") -> str:
         """What "auto" means for this model; raises ConfigError for outputs it does not have."""
@@ -354,18 +374,16 @@ class Model:
         raw: set[str] = set()
         for name, x in arrays.items():
             pixels = x.to(self.device, torch.float32)
-            if normalize and self.engine is not None and is_complete(pixels):
-                values[name] = pixels
+            rules: dict[str, Any] = {
+                "band_sets": self.config.band_sets[name],
+                "patch_size": patch_size,
+                "copy_missing_bands": self.config.copies_missing_bands,
+            }
+            if normalize and self.engine is not None:
+                values[name], seen = fill(name, pixels, normalization(name)[0], **rules)
                 raw.add(name)
-                continue
-            values[name], seen = prepare(
-                name,
-                pixels,
-                band_sets=self.config.band_sets[name],
-                patch_size=patch_size,
-                copy_missing_bands=self.config.copies_missing_bands,
-                normalize=normalize,
-            )
+            else:
+                values[name], seen = prepare(name, pixels, normalize=normalize, **rules)
             if seen is not None:
                 visible[name] = seen
         if visible:

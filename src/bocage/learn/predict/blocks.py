@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.mapping.markers import Markers
-from bocage.mapping.pipeline import Clock, read_ahead
+from bocage.mapping.pipeline import read_ahead
 from bocage.progress import progress
 from bocage.types import FloatArray
 
@@ -118,7 +118,7 @@ def write_blocks(job: BlockJob, *, show_progress: bool = False) -> int:
     total = sum(len(job.pieces(i, j)) for _, i, j in pending)
     with (
         progress(job.title, total, unit="pieces", enabled=show_progress) as advance,
-        closing(read_ahead(_read(job, pending), ahead=1, clock=Clock())) as parts,
+        closing(read_ahead(_read(job, pending), ahead=1)) as parts,
     ):
         for year, i, j in pending:
             whole = np.full((grid.dims, *grid.shard_shape(i, j)), np.nan, np.float32)

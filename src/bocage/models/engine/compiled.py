@@ -39,6 +39,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 class CompiledBackend:
     """Patch embedding and blocks; see ``FastEncoder`` for what is around them."""
 
+    takes_many_callers = False  # nothing says that tracing and compiling do
+
     def __init__(self, encoder: Encoder, precision: str, *, compile: bool) -> None:  # noqa: A002
         """With ``compile`` each shape is compiled at first use; without it the algebra stays.
 

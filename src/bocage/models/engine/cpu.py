@@ -62,6 +62,8 @@ def why_unsuited(config: ModelConfig, precision: str) -> str | None:
 class CpuBackend:
     """Patch embedding and blocks; see ``FastEncoder`` for what is around them."""
 
+    takes_many_callers = True
+
     def __init__(self, encoder: Encoder, precision: str) -> None:
         self.config = encoder.config
         self.dtype = DTYPES[precision]

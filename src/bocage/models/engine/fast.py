@@ -34,6 +34,8 @@ class Backend(Protocol):
 
     dtype: torch.dtype
     pooler: FastPooler | None
+    takes_many_callers: bool
+    """Whether several threads may call at once, each on its own cores."""
 
     def embed(
         self,

@@ -6,6 +6,7 @@ together, N = P T S tokens in this order, M heads, K channel pairs of a head.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -26,11 +27,12 @@ Angles = tuple[Tensor, Tensor]
 
 
 class Recent(Generic[Value]):
-    """The last few results of a function of shapes and dates."""
+    """The last few results of a function of shapes and dates, for any number of threads."""
 
     def __init__(self, size: int = 4) -> None:
         self.size = size
         self._results: dict[Hashable, Value] = {}
+        self._lock = threading.Lock()
 
     def get(self, make: Callable[[], Value], *key: object) -> Value:
         """The stored result for the key, or that of ``make``; tensors count by their values."""
@@ -38,11 +40,12 @@ class Recent(Generic[Value]):
             (tuple(part.shape), part.cpu().numpy().tobytes()) if isinstance(part, Tensor) else part
             for part in key
         )
-        if name not in self._results:
-            while len(self._results) >= self.size:
-                del self._results[next(iter(self._results))]
-            self._results[name] = make()
-        return self._results[name]
+        with self._lock:
+            if name not in self._results:
+                while len(self._results) >= self.size:
+                    del self._results[next(iter(self._results))]
+                self._results[name] = make()
+            return self._results[name]
 
 
 def time_angles(timestamps: Tensor, positions: PositionConfig, frequencies: Tensor) -> Tensor:
