@@ -11,7 +11,15 @@ pytest.importorskip("geopandas", reason="labels need geopandas")
 
 from bocage.learn.finetune import load_finetuned, open_training_set
 from bocage.learn.finetune.log import read_metrics
-from tests.learn.finetune.scenes import cells, truth, write_mask, write_points, write_scene
+from tests.learn.finetune.scenes import (
+    BARE,
+    cells,
+    truth,
+    write_bare,
+    write_mask,
+    write_points,
+    write_scene,
+)
 
 NANO = ("--model", "olmoearth-v1.2-nano", "--weights", "random")
 SHORT = ("--epochs", 6, "--batch-size", 8, "--lr", 4e-3, "--recipe", "plain", "--split", "random")
@@ -90,6 +98,21 @@ def test_a_dry_run_tells_and_writes_nothing(bocage, scene, mask, tmp_path, monke
     for part in ("memory ", "time ", "steps    6 epochs", "classes  10"):
         assert part in done.out
     assert {p.name for p in tmp_path.iterdir()} == {"mask.tif"}
+
+
+def test_a_scene_that_says_nothing_is_read_with_the_options_of_embed(bocage, scene, mask, tmp_path):
+    bare = write_bare(tmp_path / "bare.tif", scene)
+    words = (mask, *NANO, "--split", "random", "--crop", 16, "--dry-run")
+    for folder, source in (("a", (scene,)), ("b", (bare, *BARE))):
+        done = bocage("finetune", *source, *words, "--data", tmp_path / folder)
+        assert done.code == 0, done.err
+    named, told = (open_training_set(tmp_path / folder) for folder in ("a", "b"))
+    assert len(named) == len(told) > 100
+    for name, x in named.x.items():
+        np.testing.assert_allclose(told.x[name], x, rtol=1e-6)
+    np.testing.assert_array_equal(told.timestamps, named.timestamps)
+    done = bocage("finetune", tmp_path / "a", *NANO, "--out", tmp_path / "net", "--no-cloud-mask")
+    refused(done, "--cloud-mask with the training set", tmp_path)
 
 
 def test_a_network_goes_on_with_its_head_or_with_a_new_one(bocage, scene, mask, tmp_path):

@@ -1,6 +1,7 @@
 """Options of imagery are declared once and reach `open_stack`."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import typer
@@ -61,3 +62,10 @@ def test_text_becomes_the_arguments_of_open_stack():
 def test_text_that_is_no_number_is_named(typed, match):
     with pytest.raises(ConfigError, match=match):
         ImageryOptions(**typed).open_options()
+
+
+def test_with_a_catalog_every_word_is_a_file_of_labels():
+    labels = [Path("b.gpkg")]
+    assert ImageryOptions().source_and_labels("scene", labels) == ("scene", labels)
+    found = ImageryOptions(catalog="https://example.org/stac").source_and_labels("a.gpkg", labels)
+    assert found == (None, [Path("a.gpkg"), *labels])

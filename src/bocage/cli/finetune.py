@@ -7,13 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from bocage.cli.imagery_options import ImageryOptions, with_imagery
+
 _DATA = "From a scene and labels"
 _NETWORK = "Network"
 _TRAINING = "Training"
 
 
+@with_imagery
 def finetune(  # noqa: PLR0917 - one argument per option is how typer reads a command
-    source: Annotated[Path, typer.Argument(help="A training set, or a scene to cut crops from.")],
+    source: Annotated[str, typer.Argument(help="A training set, or a scene to cut crops from.")],
     labels: Annotated[
         list[Path] | None,
         typer.Argument(help="For a scene: GeoPackage, GeoJSON, GeoParquet, or one raster mask."),
@@ -38,15 +41,6 @@ def finetune(  # noqa: PLR0917 - one argument per option is how typer reads a co
     split: Annotated[
         str, typer.Option(help="spatial or random.", rich_help_panel=_DATA)
     ] = "spatial",
-    sensor: Annotated[
-        str | None, typer.Option(help="If names do not tell.", rich_help_panel=_DATA)
-    ] = None,
-    date: Annotated[
-        str | None, typer.Option(help="If files do not say: 2024-07-01.", rich_help_panel=_DATA)
-    ] = None,
-    level: Annotated[
-        str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_DATA)
-    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -113,10 +107,12 @@ def finetune(  # noqa: PLR0917 - one argument per option is how typer reads a co
         int, typer.Option(help="Of all that is drawn.", rich_help_panel=_TRAINING)
     ] = 42,
     device: Annotated[str, typer.Option(help="cpu or cuda.", rich_help_panel=_TRAINING)] = "cpu",
+    imagery: ImageryOptions = ImageryOptions(),  # noqa: B008 - replaced by its options
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
     """Train an encoder and a head on labels; run again after a crash to go on."""
-    options = dict(locals())
+    options = {**locals(), **imagery.as_dict()}
+    del options["imagery"]
     from bocage.errors import ConfigError
     from bocage.learn.finetune import FinetuneConfig
     from bocage.learn.finetune import finetune as train
@@ -165,14 +161,18 @@ def _crops(options: dict[str, Any]) -> Any:
     from bocage.learn.finetune import open_training_set, write_training_set
     from bocage.learn.finetune.set_folder import SET_FILE
 
-    source, kept = options["source"], options["data"]
-    if not options["labels"]:
-        if not (source / SET_FILE).exists():
+    imagery, kept = ImageryOptions.of(options), options["data"]
+    source, labels = imagery.source_and_labels(options["source"], options["labels"])
+    if source is not None and not labels:
+        if not (Path(source) / SET_FILE).exists():
             raise ConfigError(
                 got=f"{source} without labels, which holds no training set",
                 expected=f"a folder with {SET_FILE}, or a scene and labels",
                 fix="try: bocage finetune scene/ labels.gpkg --out network/",
             )
+        imagery.check_unused(
+            f"the training set {source}", fix="leave them out: its crops are cut already"
+        )
         return open_training_set(source)
     if kept is not None and (kept / SET_FILE).exists():
         raise ConfigError(
@@ -180,22 +180,19 @@ def _crops(options: dict[str, Any]) -> Any:
             expected="a new folder for --data",
             fix=f"train on it with: bocage finetune {kept}",
         )
-    from bocage.imagery import open_stack
     from bocage.learn.finetune.crop_scene import crop_scene
     from bocage.learn.source import read_any_labels
 
     wanted = options["task"]
     known = read_any_labels(
-        options["labels"],
+        labels,
         column=options["label"],
         task={"segmentation": "classification"}.get(wanted, wanted),
         classes=options["classes"],
     )
     typer.echo(known.describe())
-    names = ("sensor", "date", "level")
-    stack = open_stack(str(source), **{k: options[k] for k in names if options[k] is not None})
     crops = crop_scene(
-        stack,
+        imagery.open([] if source is None else [source]),
         known,
         task=wanted,
         crop_px=options["crop"],

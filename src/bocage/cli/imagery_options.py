@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -50,6 +51,26 @@ class ImageryOptions:
     def as_dict(self) -> dict[str, Any]:
         """Name and value as typed."""
         return asdict(self)
+
+    def check_unused(self, source: str, *, fix: str) -> None:
+        """ConfigError if an option was given though ``source`` opens no imagery."""
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        if given:
+            from bocage.errors import ConfigError
+
+            raise ConfigError(
+                got="--" + " and --".join(given).replace("_", "-") + f" with {source}",
+                expected="options of imagery only where imagery is read",
+                fix=fix,
+            )
+
+    def source_and_labels(
+        self, source: str, labels: list[Path] | None
+    ) -> tuple[str | None, list[Path]]:
+        """What to read and the files of labels; with a catalog all words are files."""
+        if self.catalog is None:
+            return source, labels or []
+        return None, [Path(source), *(labels or [])]
 
     def open(self, sources: list[str]) -> Any:
         """The stack of the sources, composited if that was asked for."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from bocage.cli.imagery_options import ImageryOptions, with_imagery
+
 _LABELS = "Labels"
 _FOLDS = "Scores"
-_SCENE = "From imagery instead of embeddings"
+_SCENE = "Model, for scenes"
 
 
-def probe(  # noqa: PLR0917 - one argument per option is how typer reads a command
-    source: Annotated[str, typer.Argument(help="Embeddings (.zarr, .tif), or imagery to embed.")],
+@with_imagery
+def probe(
+    source: Annotated[str, typer.Argument(help="Embeddings (.zarr, .tif), or a scene.")],
     labels: Annotated[
-        list[Path], typer.Argument(help="GeoPackage, GeoJSON, GeoParquet, or one raster mask.")
-    ],
+        list[Path] | None,
+        typer.Argument(help="GeoPackage, GeoJSON, GeoParquet, or one raster mask."),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the probe and its report.")],
     label: Annotated[
         str | None,
@@ -65,9 +71,11 @@ def probe(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     buffer_m: Annotated[
         float | None, typer.Option(help="Gap around test samples.", rich_help_panel=_FOLDS)
     ] = None,
-    bands: Annotated[
+    beside: Annotated[
         str | None,
-        typer.Option(help="The imagery, to score bands beside.", rich_help_panel=_FOLDS),
+        typer.Option(
+            help="The imagery of embeddings, to score its bands too.", rich_help_panel=_FOLDS
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.", rich_help_panel=_FOLDS)] = 0,
     model: Annotated[
@@ -79,20 +87,27 @@ def probe(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     patch_size: Annotated[
         int, typer.Option(help="Pixels per cell, 1 to 8.", rich_help_panel=_SCENE)
     ] = 4,
-    sensor: Annotated[
-        str | None, typer.Option(help="If names do not tell.", rich_help_panel=_SCENE)
-    ] = None,
-    date: Annotated[
-        str | None, typer.Option(help="If files do not say.", rich_help_panel=_SCENE)
-    ] = None,
-    level: Annotated[
-        str | None, typer.Option(help="L1C or L2A, if known.", rich_help_panel=_SCENE)
-    ] = None,
+    imagery: ImageryOptions = ImageryOptions(),  # noqa: B008 - replaced by its options
 ) -> None:
     """Learn classes or numbers from labelled places, and say how good that is."""
+    from bocage.errors import ConfigError
     from bocage.learn.examine import ProbeConfig, fit_probe
-    from bocage.learn.source import open_source, read_any_labels
+    from bocage.learn.source import is_embeddings, open_source, read_any_labels
 
+    scene, files = imagery.source_and_labels(source, labels)
+    if not files:
+        raise ConfigError(
+            got=f"{source} without labels",
+            expected="a map or a scene, and a file of labelled places",
+            fix="try: bocage probe scene.zarr labels.gpkg --out probe/",
+        )
+    if beside is None and imagery.bands is not None and Path(imagery.bands).exists():
+        # Until --bands came to name bands, as everywhere, it named the scene.
+        beside, imagery = imagery.bands, replace(imagery, bands=None)
+    if beside is None and model is None and scene is not None and is_embeddings(scene):
+        imagery.check_unused(
+            f"the embeddings {scene}", fix="name the imagery with --beside, or leave them out"
+        )
     config = ProbeConfig(
         methods=tuple(method.split(",")) if method else (),
         folds=folds,  # type: ignore[arg-type]  # make_folds names the kinds there are
@@ -103,7 +118,7 @@ def probe(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         seed=seed,
     )
     known = read_any_labels(
-        labels,
+        files,
         column=_columns(label),
         task=task,
         classes=classes,
@@ -113,13 +128,13 @@ def probe(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     )
     typer.echo(known.describe())
     opened = open_source(
-        source,
-        imagery=bands,
+        scene,
+        beside=beside,
         store=out / "embeddings.zarr",
         model=model,
         weights=weights,
         patch_size=patch_size,
-        stack_options={"sensor": sensor, "date": date, "level": level},
+        open_imagery=imagery.open,
         say=typer.echo,
     )
     fitted, report = fit_probe(

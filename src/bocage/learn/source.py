@@ -45,36 +45,41 @@ def read_any_labels(
 
 
 def open_source(
-    source: str,
+    source: str | None,
     *,
-    imagery: str | None,
+    beside: str | None,
     store: Path,
     model: str | None,
     weights: str,
     patch_size: int,
-    stack_options: dict[str, Any],
+    open_imagery: Callable[[list[str]], xr.Dataset],
     say: Callable[[str], None],
 ) -> Opened:
-    """Open embeddings; or embed imagery into `store` first, where a second run finds it."""
-    from bocage.embeddings import open_embeddings
-    from bocage.imagery import open_stack
+    """Open embeddings; or embed imagery into `store` first, where a second run finds it.
 
-    options = {k: v for k, v in stack_options.items() if v is not None}
-    if model is None and is_embeddings(source):
-        stack = None if imagery is None else open_stack(imagery, **options)
+    A source of None is imagery that `open_imagery` finds by itself, as in a catalog.
+    """
+    from bocage.embeddings import open_embeddings
+
+    if model is None and source is not None and is_embeddings(source):
+        stack = None if beside is None else open_imagery([beside])
         return Opened(embeddings=open_embeddings(source), stack=stack)
-    stack = open_stack(source, **options)
-    return Opened(
-        embeddings=_embed(
-            stack,
-            store,
-            model or DEFAULT_MODEL,
-            weights=weights,
-            patch_size=patch_size,
-            say=say,
-        ),
-        stack=stack,
+    if beside is not None:
+        raise ConfigError(
+            got=f"the imagery {beside} beside imagery",
+            expected="embeddings, when imagery is named beside",
+            fix="leave out --beside: the bands of what is embedded are scored anyway",
+        )
+    stack = open_imagery([] if source is None else [source])
+    embeddings = _embed(
+        stack,
+        store,
+        model or DEFAULT_MODEL,
+        weights=weights,
+        patch_size=patch_size,
+        say=say,
     )
+    return Opened(embeddings=embeddings, stack=stack)
 
 
 def is_embeddings(source: str) -> bool:

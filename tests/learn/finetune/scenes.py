@@ -40,6 +40,24 @@ def write_scene(folder):
     return folder
 
 
+def write_bare(path, scene):
+    """The scene as one file that says nothing: reflectance, bands the other way round."""
+    with rasterio.open(scene / "S2_20240701.tif") as file:
+        x, profile = file.read().astype(np.float32), file.profile
+    x[x == 0] = np.nan
+    profile.update(dtype="float32", nodata=np.nan)
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(x[::-1] / 10000)
+    return path
+
+
+BARE = (
+    "--sensor", "sentinel2_l2a", "--bands", ",".join(SENTINEL2_L2A.band_names[::-1]),
+    "--scale", 10000, "--date", "2024-07-01",
+)  # fmt: skip
+"""Options that say it."""
+
+
 def write_mask(path, values=None):
     """A raster of labels: 10 and 20, 255 where nobody knows."""
     if values is None:
