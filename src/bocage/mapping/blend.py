@@ -151,7 +151,7 @@ class BlockSums:
         block that it lies in, with the weights as one more dimension.
         """
         own = self.cells.own(self.block).within(self.region)
-        sums = {"own": _stored(divide(self.weighted[own], self.weight[own]), scale)}
+        sums = {"own": _stored(self.weighted[own], self.weight[own], scale)}
         for block in [self.block, *self.cells.layout.neighbours(self.block)]:
             shared = self.region.meet(self.cells.territory(block)).within(self.region)
             weighted, weight = self.weighted[shared], self.weight[shared]
@@ -232,7 +232,7 @@ def finish_block(
         sums[shared] += inside
     stored = np.empty((*territory.shape_yx, dims), own.dtype)
     stored[cells.own(block).within(territory)] = own
-    stored[border] = _stored(divide(sums[border][:, :dims], sums[border][:, dims]), scale)
+    stored[border] = _stored(sums[border][:, :dims], sums[border][:, dims], scale)
     return _bands_first(stored)
 
 
@@ -270,9 +270,11 @@ def divide(weighted: FloatArray, weight: NDArray[np.float32]) -> FloatArray:
     return x
 
 
-def _stored(x: FloatArray, scale: float | None) -> CodeArray:
-    """Means as a shard holds them; ``x`` may be overwritten."""
-    return x if scale is None else signed_power.encode(np.divide(x, np.float32(scale), out=x))
+def _stored(weighted: FloatArray, weight: NDArray[np.float32], scale: float | None) -> CodeArray:
+    """Means as a shard holds them."""
+    if scale is None:
+        return divide(weighted, weight)
+    return signed_power.encode(divide(weighted, weight * np.float32(scale)))
 
 
 def _bands_first(x: CodeArray) -> CodeArray:

@@ -268,7 +268,13 @@ def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
             progress("embedding", total, unit="windows", enabled=show_progress) as job.advance,
             streams_for(job.model, -(-total // job.plan.batch_size)) as (streams, enter),
         ):
-            run_streams(_reading(job, pending), streams=streams, clock=job.clock, enter=enter)
+            run_streams(
+                _reading(job, pending),
+                streams=streams,
+                clock=job.clock,
+                enter=enter,
+                on_cpu=str(getattr(job.model, "device", "cpu")).startswith("cpu"),
+            )
     finally:
         for claim in job.claims:
             claim.release()
@@ -333,25 +339,34 @@ class _BlockRun:
         job, block = self.job, self.block
         self.work.sums.save(job.markers.part(_key(self.year, block)), job.scale)
         self.claim.release()
-        for around in [block, *job.plan.layout.neighbours(block)]:
-            _finish_block(job, self.year, around)
-        return []
+        return [
+            Task("write", partial(_finish_block, job, self.year, around))
+            for around in [block, *job.plan.layout.neighbours(block)]
+            if _is_surrounded(job, self.year, around)
+        ]
 
 
-def _finish_block(job: _Job, year: int, block: Block) -> None:
+def _is_surrounded(job: _Job, year: int, block: Block) -> bool:
+    """Whether a block has no shard yet and could: it and all its neighbours are encoded."""
+    around = [block, *job.plan.layout.neighbours(block)]
+    is_done = job.markers.is_done(_key(year, block))
+    return not is_done and all(job.markers.is_encoded(_key(year, b)) for b in around)
+
+
+def _finish_block(job: _Job, year: int, block: Block) -> list[Task]:
     """Write a block's shard if it and all its neighbours are encoded, once."""
     from bocage.embeddings import write_shard
 
     key, layout, markers = _key(year, block), job.plan.layout, job.markers
     around = [block, *layout.neighbours(block)]
-    if markers.is_done(key) or not all(markers.is_encoded(_key(year, b)) for b in around):
-        return
+    if not _is_surrounded(job, year, block):
+        return []
     claim = markers.claim(f"{key}.shard")
     if claim is None:
-        return  # another process is writing it
+        return []  # another thread or process is writing it
     try:
         if markers.is_done(key):
-            return
+            return []
         parts = {b.index_yx: markers.part(_key(year, b)) for b in around}
         stored = finish_block(job.cells, block, parts, job.plan.dims, job.scale)
         row, col = block.index_yx
@@ -363,6 +378,7 @@ def _finish_block(job: _Job, year: int, block: Block) -> None:
     for other in around:
         if all(markers.is_done(_key(year, b)) for b in [other, *layout.neighbours(other)]):
             markers.part(_key(year, other)).unlink(missing_ok=True)
+    return []
 
 
 def _finish(

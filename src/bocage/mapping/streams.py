@@ -20,6 +20,12 @@ BATCHES_PER_STREAM = 4
 they save: then all cores work on one batch at a time."""
 
 
+WAITING_THREADS = 2
+"""Threads beyond the streams, for reads that wait, or beside a model on another device."""
+
+MOSTLY = 0.5
+"""Share of a core from which reading is work and not waiting."""
+
 LOOK_S = 0.5
 """Between looks at interrupts that the system gave to another thread."""
 
@@ -84,16 +90,23 @@ def run_streams(
     streams: int,
     clock: Clock,
     enter: Callable[[], None] = lambda: None,
-    others: int = 1,
+    on_cpu: bool = True,
 ) -> None:
     """Do all tasks: those of ``reading`` are fetched one by one, when encoding is about to starve.
 
     Writing goes before everything, since it frees memory; reading goes before encoding while fewer
-    tasks than ``streams`` wait to be encoded. At most ``streams`` encode at once, and there are
-    ``others`` more threads for the rest, so that waiting for a server holds nothing up. Each thread
-    calls ``enter`` first. The first exception of a task stops all and is raised here.
+    tasks than ``streams`` wait to be encoded. At most ``streams`` tasks are at work at once, but
+    reads that mostly wait, for a server, do not count; nor do reads and writes at all where the
+    model does not work ``on_cpu``. Each thread calls ``enter`` first. The first exception of a task
+    stops all and is raised here.
     """
-    crew = _Crew(reading=iter(reading), streams=streams, clock=clock)
+    crew = _Crew(
+        reading=iter(reading),
+        streams=streams,
+        n_threads=streams + WAITING_THREADS,
+        clock=clock,
+        on_cpu=on_cpu,
+    )
 
     def work() -> None:
         try:
@@ -101,21 +114,16 @@ def run_streams(
             crew.work()
         except BaseException as error:
             crew.stop(error)
+        finally:
+            crew.leave()
 
-    threads = [
-        threading.Thread(target=work, name=f"bocage-{n}", daemon=True)
-        for n in range(streams + others)
-    ]
-    for thread in threads:
-        thread.start()
+    for n in range(crew.n_threads):
+        threading.Thread(target=work, name=f"bocage-{n}", daemon=True).start()
     try:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(LOOK_S)
+        crew.wait()
     finally:
-        crew.stop(None)  # An interrupt leaves the loop above while threads still work.
-        for thread in threads:
-            thread.join()
+        crew.stop(None)  # An interrupt ends the wait above while threads still work.
+        crew.wait()
     if crew.error is not None:
         raise crew.error
 
@@ -126,7 +134,9 @@ class _Crew:
 
     reading: Iterator[Task]
     streams: int
+    n_threads: int
     clock: Clock
+    on_cpu: bool
     error: BaseException | None = None
     writing: deque[Task] = field(default_factory=deque)
     encoding: deque[Task] = field(default_factory=deque)
@@ -136,14 +146,20 @@ class _Crew:
     is_fetching: bool = False
     is_exhausted: bool = False
     is_stopped: bool = False
+    read_s: float = 0.0
+    read_core_s: float = 0.0
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def work(self) -> None:
         """Do tasks until none can come any more."""
         while (task := self._take()) is not None:
+            wall, core = time.perf_counter(), time.thread_time()
             with self.clock.time(task.stage):
                 more = list(task.run())
+            wall, core = time.perf_counter() - wall, time.thread_time() - core
             with self.changed:
+                if task.stage == "read" and (more or wall > core):
+                    self.read_s, self.read_core_s = self.read_s + wall, self.read_core_s + core
                 for one in more:
                     (self.writing if one.stage == "write" else self.encoding).append(one)
                 self.n_running[task.stage] -= 1
@@ -156,25 +172,59 @@ class _Crew:
             self.error = self.error or error
             self.changed.notify_all()
 
+    def leave(self) -> None:
+        """Say that a thread has ended."""
+        with self.changed:
+            self.n_threads -= 1
+            self.changed.notify_all()
+
+    def wait(self) -> None:
+        """Until all threads have ended.
+
+        Not by joining them: after an interrupt Python 3.11 takes a thread in work for an ended one.
+        """
+        with self.changed:
+            while self.n_threads:
+                self.changed.wait(LOOK_S)
+
     def _take(self) -> Task | None:
         with self.changed:
             while True:
                 if self.is_stopped:
                     return None
-                if self.writing:
+                is_free = self._n_at_work() < self.streams
+                if self.writing and (is_free or not self.on_cpu):
                     return self._start(self.writing.popleft())
-                waiting = len(self.encoding) + self.n_running["read"]
-                if waiting < self.streams and not self.is_fetching and not self.is_exhausted:
+                if self._wants_reading() and (is_free or self._reading_waits()):
                     self.is_fetching = True
                     self.n_running["read"] += 1
                     break
-                if self.encoding and self.n_running["encode"] < self.streams:
+                if self.encoding and is_free:
                     return self._start(self.encoding.popleft())
-                if self.is_exhausted and not self.encoding and not any(self.n_running.values()):
+                if self._is_done():
                     self.changed.notify_all()
                     return None
                 self.changed.wait()
         return Task("read", self._fetch_and_read)
+
+    def _wants_reading(self) -> bool:
+        waiting = len(self.encoding) + self.n_running["read"]
+        return waiting < self.streams and not self.is_fetching and not self.is_exhausted
+
+    def _reading_waits(self) -> bool:
+        """Whether reading does not keep a core from encoding."""
+        return not self.on_cpu or self.read_core_s < MOSTLY * self.read_s
+
+    def _n_at_work(self) -> int:
+        """Tasks that keep a core, or the other device, busy."""
+        n = self.n_running
+        if not self.on_cpu:
+            return n["encode"]
+        return n["encode"] + n["write"] + (0 if self._reading_waits() else n["read"])
+
+    def _is_done(self) -> bool:
+        nothing_waits = not self.encoding and not self.writing
+        return self.is_exhausted and nothing_waits and not any(self.n_running.values())
 
     def _start(self, task: Task) -> Task:
         self.n_running[task.stage] += 1
