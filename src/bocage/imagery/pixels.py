@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -159,33 +160,56 @@ def place(
 ) -> Place | None:
     """The place of a north-up source in a window of the grid, or None if it lies elsewhere."""
     g = grid.transform
-    found = []
-    for window, grid_edge, grid_step, edge, step, size in (
-        (rows, g.f, g.e, transform.f, transform.e, shape_yx[0]),
-        (cols, g.c, g.a, transform.c, transform.a, shape_yx[1]),
-    ):
-        centers = grid_edge + (np.arange(window.start, window.stop) + 0.5) * grid_step
-        # The tiny shift settles centres that lie on an edge against rounding.
-        index = np.floor((centers - edge) / step + 1e-6).astype(np.intp)
-        inside = np.flatnonzero((index >= 0) & (index < size))
-        if not inside.size:
-            return None
-        target = slice(int(inside[0]), int(inside[-1]) + 1)
-        index = index[target]
-        first, last = int(index[0]), int(index[-1])
-        index -= first
-        found.append((index, target, slice(first, last + 1), _repeats(index)))
-    (source_rows, target_rows, read_rows, row_repeats) = found[0]
-    (source_cols, target_cols, read_cols, col_repeats) = found[1]
+    down = _along(rows.start, rows.stop, g.f, g.e, transform.f, transform.e, shape_yx[0])
+    across = _along(cols.start, cols.stop, g.c, g.a, transform.c, transform.a, shape_yx[1])
+    if down is None or across is None:
+        return None
     return Place(
-        source_rows=source_rows,
-        source_cols=source_cols,
-        target=(target_rows, target_cols),
-        rows=read_rows,
-        cols=read_cols,
-        row_repeats=row_repeats,
-        col_repeats=col_repeats,
+        source_rows=down.index,
+        source_cols=across.index,
+        target=(down.target, across.target),
+        rows=down.read,
+        cols=across.read,
+        row_repeats=down.repeats,
+        col_repeats=across.repeats,
     )
+
+
+@dataclass(frozen=True)
+class _Along:
+    """A place along one axis."""
+
+    index: NDArray[np.intp]
+    target: slice
+    read: slice
+    repeats: Repeats | None
+
+
+@lru_cache(maxsize=128)
+def _along(  # noqa: PLR0917 - the same six numbers of each axis
+    start: int,
+    stop: int,
+    grid_edge: float,
+    grid_step: float,
+    edge: float,
+    step: float,
+    size: int,
+) -> _Along | None:
+    """Where pixels start to stop of the grid find themselves among ``size`` pixels of a source.
+
+    Kept, because bands share their pixels and the windows of a row or column their edges.
+    """
+    centers = grid_edge + (np.arange(start, stop) + 0.5) * grid_step
+    # The tiny shift settles centres that lie on an edge against rounding.
+    index = np.floor((centers - edge) / step + 1e-6).astype(np.intp)
+    inside = np.flatnonzero((index >= 0) & (index < size))
+    if not inside.size:
+        return None
+    target = slice(int(inside[0]), int(inside[-1]) + 1)
+    index = index[target]
+    first, last = int(index[0]), int(index[-1])
+    index -= first
+    return _Along(index, target, slice(first, last + 1), _repeats(index))
 
 
 def _repeats(index: NDArray[np.intp]) -> Repeats | None:
@@ -229,7 +253,10 @@ def fill_window(
                 where.put(to_units(array, sensor, band.scale, band.offset), into)
         bad = _nodata(sensor, members)
         if bad is not None:
-            _blank(bad, members[0][1], [out[order[band.band]] for band, _, _ in members])
+            # Bands that share the pixels read may still lie a fraction of a pixel apart.
+            for where in {id(where): where for _, where, _ in members}.values():
+                mine = [out[order[band.band]] for band, place, _ in members if place is where]
+                _blank(bad, where, mine)
     if mask is not None:
         layer, where, codes = mask
         clear = usable(layer, codes)
@@ -242,6 +269,8 @@ def _blank(bad: NDArray[np.bool_], where: Place, bands: Iterable[FloatArray]) ->
     holes = np.empty((len(where.source_rows), len(where.source_cols)), bool)
     where.repeat(bad, holes)
     rows = np.flatnonzero(holes.any(axis=1))
+    if not rows.size:
+        return  # a grid coarser than the source passes pixels over
     some = slice(int(rows[0]), int(rows[-1]) + 1)
     # The maximum with -inf is the value itself, with NaN it is NaN: a masked copy takes as long
     # for one hole and ten times as long for many small ones.
@@ -284,7 +313,7 @@ def _nodata(
     bad: NDArray[np.bool_] | None = None
     # Least and greatest values take a tenth of the time of looking for each code.
     with np.errstate(invalid="ignore"):
-        spans = [(array.min(), array.max()) for _, _, array in members]
+        spans = [(array.min().item(), array.max().item()) for _, _, array in members]
     for (band, _, array), span in zip(members, spans, strict=True):
         codes = {float(code) for code in (band.nodata, *_NEVER_DATA[sensor]) if code is not None}
         here = [found for code in codes if (found := _equals(array, code, span)) is not None]
@@ -310,12 +339,8 @@ def _equals(array: NDArray[Any], code: float, span: tuple[Any, Any]) -> NDArray[
     """Where an array of known least and greatest values has a code, or None if nowhere."""
     if np.isnan(code):
         return None
-    if array.dtype.kind in "iu":
-        limits = np.iinfo(array.dtype)
-        if not limits.min <= code <= limits.max:
-            return None
-    value = array.dtype.type(code)
+    value = code if array.dtype.kind in "iu" else array.dtype.type(code).item()
     if value < span[0] or value > span[1]:
-        return None  # not where one of the three is NaN
-    here: NDArray[np.bool_] = array == value
+        return None  # not where an end is NaN
+    here: NDArray[np.bool_] = array == array.dtype.type(code)
     return here if here.any() else None
