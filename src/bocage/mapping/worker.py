@@ -28,6 +28,9 @@ STRIP_BYTES = 24_000_000
 """Imagery held per strip, as float32; each stream has about one in memory."""
 
 
+FEW = 4
+"""Runs of windows of less than a batch over this share one: a call costs more than a copy."""
+
 ROWS_AT_ONCE = 16
 """Rows of pixels that are added up over bands and dates together."""
 
@@ -87,8 +90,7 @@ def read_strip(stack: xr.Dataset, plan: EmbedPlan, place: StripPlace) -> Strip:
 def batches(strip: Strip, plan: EmbedPlan) -> list[list[Window]]:
     """The windows of a strip as the model takes them; those without any data are left out."""
     groups = _group_by_missing(strip, plan.layout.window_px)
-    n = plan.batch_size
-    return [group[start : start + n] for group in groups for start in range(0, len(group), n)]
+    return [batch for group in groups for batch in _split(group, plan.batch_size)]
 
 
 def encode_batch(
@@ -100,6 +102,43 @@ def encode_batch(
         sensor: _gather(values, strip, windows, side) for sensor, values in strip.values.items()
     }
     return encoder(values, np.repeat(strip.timestamps[None], len(windows), axis=0))
+
+
+def _split(windows: list[Window], n: int) -> list[list[Window]]:
+    """Batches of at most ``n``: evenly spaced windows, which need no copy, and the rest."""
+    batches, rest = [], []
+    for run in _even_runs(windows):
+        if len(run) * FEW < n:
+            rest += run
+        else:
+            batches += _pieces(run, n)
+    return batches + _pieces(rest, n)
+
+
+def _pieces(windows: list[Window], n: int) -> list[list[Window]]:
+    """Pieces of about equal length, at most ``n``."""
+    n_pieces = -(-len(windows) // n)
+    edges = [len(windows) * k // n_pieces for k in range(n_pieces + 1)] if n_pieces else []
+    return [windows[start:stop] for start, stop in pairwise(edges)]
+
+
+def _even_runs(windows: list[Window]) -> list[list[Window]]:
+    """Consecutive windows with one step between them."""
+    runs: list[list[Window]] = []
+    for window in windows:
+        run = runs[-1] if runs else []
+        if len(run) > 1 and _step(*run[-2:]) != _step(run[-1], window):
+            # Two windows are a run with any step: the second may begin a longer one.
+            runs.append([run.pop(), window] if len(run) == 2 else [window])
+        elif run:
+            run.append(window)
+        else:
+            runs.append([window])
+    return runs
+
+
+def _step(a: Window, b: Window) -> tuple[int, int]:
+    return b.row_px - a.row_px, b.col_px - a.col_px
 
 
 def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
@@ -144,7 +183,7 @@ def _gather(
 
     Evenly spaced windows are a view of the strip, and nothing is copied.
     """
-    steps = {(b.row_px - a.row_px, b.col_px - a.col_px) for a, b in pairwise(windows)}
+    steps = {_step(a, b) for a, b in pairwise(windows)}
     if len(steps) > 1:
         return np.stack([_cut(values, strip, window, side) for window in windows])
     down, across = steps.pop() if steps else (0, 0)

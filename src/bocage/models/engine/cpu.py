@@ -105,10 +105,10 @@ class CpuBackend:
         x = torch.empty(*shape, self.config.width, dtype=self.dtype)
         slots = iter(x.unbind(4))
         for name, pixels in values.items():
-            dense = pixels.float().contiguous()
+            pixels = pixels.float()
             encoding = encodings[name].to(self.dtype)
             for i, embedder in enumerate(self.embedders[name]):
-                tokens = embedder(dense, patch_size, raw=name in raw)
+                tokens = embedder(pixels, patch_size, raw=name in raw)
                 torch.add(tokens, encoding[..., i, :], out=next(slots))
         return x
 

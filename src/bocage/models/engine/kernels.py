@@ -160,25 +160,26 @@ def patch_pixels(
     scaling: tuple[Tensor, Tensor],
     hidden: tuple[Tensor, Tensor] | None,
 ) -> None:
-    """Fill rows of bf16 ``out`` with tokens ``first`` on of fp32 x [B, H, W, T, C].
+    """Fill rows of bf16 ``out`` with tokens ``first`` on of fp32 x [B, H, W, T, C], of any strides.
 
     ``bands`` int32 [16] are the channels of the band set, its length first in ``out``'s width.
     ``scaling`` fp32 [16] each is what they are multiplied by and what is then added.
     ``hidden`` is the packed weight and bias of the pixel network (see ``pack_hidden``).
     """
-    _, rows, cols, times, channels = x.shape
+    times, channels = x.shape[3:]
+    if x.stride(4) >= 2**27:  # offsets of bands are 32 bits wide
+        x = x.contiguous()
     by_row, by_col = taps
     grid = len(by_row.first) // 8, len(by_col.first) // 8
     weight, bias = hidden if hidden is not None else (None, None)
     n_hidden = 0 if hidden is None else out.shape[1] // 64
     library().bocage_patch_pixels(
-        _pointer(x),
+        ctypes.c_void_p(x.data_ptr()),
         _pointer(out),
         out.dtype == torch.float32,
         first,
         len(out),
-        rows,
-        cols,
+        *x.stride(),
         times,
         channels,
         *grid,

@@ -36,7 +36,7 @@ _ARGUMENTS = {
     "attention": [_P, _P, *[_I] * 5, *[_P] * 5, _I, _P, _P, _I],
     "reading": [*[_P] * 4, *[_I] * 5, *[_P] * 5, _I, _P, _P, _I],
     "rotate_parts": [_P, *[_I] * 6, *[_P] * 4, _I, _P, _P, _I],
-    "patch_pixels": [_P, _P, *[_I] * 11, *[_P] * 7, _I, _I, _P, _P],
+    "patch_pixels": [_P, _P, *[_I] * 14, *[_P] * 7, _I, _I, _P, _P],
     "product": [*[_P] * 6, *[_I] * 3, _F, _I, _I],
     "product_int8": [*[_P] * 7, *[_I] * 5],
     "product_fp32": [*[_P] * 5, *[_I] * 4, _F, _I],

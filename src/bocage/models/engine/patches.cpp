@@ -5,6 +5,10 @@
 #include "tiles.h"
 #include "vectors.h"
 
+struct Strides {  // of imagery, in numbers
+  int64_t sample, row, col, time, band;
+};
+
 struct Taps {  // of a resize along one axis: 8 outputs per patch, each a weighted run of pixels
   int64_t n;              // taps per output; 0 = no resize
   const int32_t* first;  // [8 patches]
@@ -62,12 +66,13 @@ static inline void store_lanes(float* y, __mmask16 lanes, __m512 x) {
 }
 
 template <typename Number>
-static void patches(const float* x, Number* z, int64_t first, int64_t count, int64_t H, int64_t W,
+static void patches(const float* x, Number* z, int64_t first, int64_t count, const Strides& at,
                     int64_t T, int64_t C, int64_t h, int64_t w, const Taps& rows, const Taps& cols,
-                    const int32_t* bands, const float* scale, const float* shift, int64_t n_bands, int64_t n_hidden, const void* weight,
-                    const float* bias) {
+                    const int32_t* bands, const float* scale, const float* shift, int64_t n_bands,
+                    int64_t n_hidden, const void* weight, const float* bias) {
   const __mmask16 all = first_lanes(C), used = first_lanes(n_bands);
   const __m512i order = _mm512_loadu_si512(bands);
+  const __m512i planes = _mm512_mullo_epi32(order, _mm512_set1_epi32((int32_t)at.band));
   const __m512 scales = _mm512_maskz_loadu_ps(used, scale);
   const __m512 shifts = _mm512_maskz_loadu_ps(used, shift);
   TileShapes shapes;
@@ -81,11 +86,15 @@ static void patches(const float* x, Number* z, int64_t first, int64_t count, int
 #pragma omp for schedule(static)
     for (int64_t n = first; n < first + count; n++) {
       const int64_t t = n % T, j = n / T % w, i = n / T / w % h, b = n / T / w / h;
-      const float* image = x + (b * H * W * T + t) * C;
+      const float* image = x + b * at.sample + t * at.time;
       Number* row = z + (n - first) * 64 * (n_hidden ? n_hidden : n_bands);
       auto pixel = [&](int64_t y, int64_t c) {
-        const __m512 v = _mm512_maskz_loadu_ps(all, image + (y * W + c) * T * C);
-        return _mm512_maskz_fmadd_ps(used, _mm512_permutexvar_ps(order, v), scales, shifts);
+        const float* p = image + y * at.row + c * at.col;
+        const __m512 v =
+            at.band == 1
+                ? _mm512_permutexvar_ps(order, _mm512_maskz_loadu_ps(all, p))
+                : _mm512_mask_i32gather_ps(_mm512_setzero_ps(), used, planes, p, 4);
+        return _mm512_maskz_fmadd_ps(used, v, scales, shifts);
       };
       auto put = [&](int k, __m512 v) {
         if (n_hidden) store16(pixels + k * 16, v);
@@ -118,11 +127,14 @@ static void patches(const float* x, Number* z, int64_t first, int64_t count, int
   }
 }
 
-// Tokens [first, first + count) of [B, h, w, T] of x [B, H, W, T, C], times a scale and plus a shift for
-// each band of the set, to rows of z: the 64 resized pixels of `n_bands` bands, or after the pixel network (n_hidden > 0) its 64 x n_hidden activations.
+// Tokens [first, first + count) of [B, h, w, T] of x [B, H, W, T, C] with any strides, times a scale
+// and plus a shift for each band of the set, to rows of z: the 64 resized pixels of `n_bands` bands,
+// or after the pixel network (n_hidden > 0) its 64 x n_hidden activations.
 extern "C" void bocage_patch_pixels(const float* x, void* z, int64_t is_fp32, int64_t first,
-                                    int64_t count, int64_t H, int64_t W, int64_t T, int64_t C,
-                                    int64_t h, int64_t w, int64_t n_row_taps, int64_t n_col_taps,
+                                    int64_t count, int64_t by_sample, int64_t by_row,
+                                    int64_t by_col, int64_t by_time, int64_t by_band, int64_t T,
+                                    int64_t C, int64_t h, int64_t w, int64_t n_row_taps,
+                                    int64_t n_col_taps,
                                     const int32_t* row_first, const float* row_weight,
                                     const int32_t* col_first, const float* col_weight,
                                     const int32_t* bands, const float* scale, const float* shift,
@@ -130,8 +142,8 @@ extern "C" void bocage_patch_pixels(const float* x, void* z, int64_t is_fp32, in
                                     const void* weight, const float* bias) {
   const Taps rows{n_row_taps, row_first, row_weight}, cols{n_col_taps, col_first, col_weight};
   auto run = [&](auto* to) {
-    patches(x, to, first, count, H, W, T, C, h, w, rows, cols, bands, scale, shift, n_bands, n_hidden,
-            weight, bias);
+    patches(x, to, first, count, {by_sample, by_row, by_col, by_time, by_band}, T, C, h, w, rows,
+            cols, bands, scale, shift, n_bands, n_hidden, weight, bias);
   };
   if (is_fp32) run((float*)z);
   else run((bf16*)z);
