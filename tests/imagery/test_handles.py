@@ -29,8 +29,9 @@ def test_a_file_in_use_is_opened_once_more_and_a_returned_one_again(path):
     stamp = file_stamp(path)
     with borrowed(path, stamp) as first, borrowed(path, stamp) as second:
         assert first is not second
-    with borrowed(path, stamp) as third:
+    with borrowed(path, stamp) as third, borrowed(path, stamp) as fourth:
         assert third is first  # returned last
+        assert fourth is second
     with borrowed(path, (0, 0)) as other:
         assert other not in (first, second)
 
@@ -54,6 +55,23 @@ def test_those_that_waited_longest_are_closed(path, monkeypatch):
     assert two.closed
     assert three.closed
     assert not (one.closed or four.closed or five.closed)
+
+
+def test_of_a_file_in_several_hands_the_copies_used_last_are_kept(path, monkeypatch):
+    monkeypatch.setattr(handles, "_MOST_IDLE", 3)
+    with borrowed(path, (1, 0)) as one, borrowed(path, (1, 0)) as spare:
+        pass
+    with borrowed(path, (2, 0)) as two:
+        pass
+    with borrowed(path, (1, 0)) as again:
+        assert again is one
+    with borrowed(path, (3, 0)) as three:
+        pass
+    assert two.closed
+    with borrowed(path, (4, 0)):
+        pass
+    assert spare.closed
+    assert not (one.closed or three.closed)
 
 
 def test_opening_a_stack_leaves_its_files_for_the_first_reader(write_raster, monkeypatch):

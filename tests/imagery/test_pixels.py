@@ -99,12 +99,20 @@ def test_bands_a_fraction_of_a_pixel_apart_each_take_their_own_pixels():
     values = np.random.default_rng(0).integers(1, 900, (40, 40)).astype(np.uint16)
     values[10:14, 9] = 0
     near = Affine(20, 0, 499_990, 0, -20, 5_000_010)
-    far = Affine(20, 0, 499_985, 0, -20, 5_000_000)
+    far = Affine(20, 0, 499_985, 0, -20, 5_000_010)
     bands = [Band("B05", near, values), Band("B06", far, values)]
     grid, rows, cols = grid_of(), slice(4, 60), slice(3, 50)
     expected = naive(bands, grid, rows, cols, lambda _: False)
     expected[expected == 0] = np.nan
     np.testing.assert_array_equal(filled(bands, grid, rows, cols), expected)
+
+
+def test_a_hole_that_a_coarser_grid_passes_over_is_none():
+    values = np.random.default_rng(0).integers(1, 900, (180, 140)).astype(np.uint16)
+    values[7, 8] = 0  # centres of the grid lie in odd rows and columns
+    band = Band("B05", Affine(5, 0, 500_000, 0, -5, 5_000_000), values)
+    out = filled([band], grid_of(), slice(0, 90), slice(0, 70))[BANDS.index("B05")]
+    np.testing.assert_array_equal(out, values[1::2, 1::2].astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -131,11 +139,14 @@ def test_units_are_those_of_the_whole_image(step, scale, offset):
     values = np.random.default_rng(0).integers(1, 3000, (900 // step, 700 // step))
     transform = Affine(step, 0, 500_000, 0, -step, 5_000_000)
     band = Band("B03", transform, values.astype(np.uint16), None, scale, offset)
-    out = filled([band], grid_of(), slice(5, 89), slice(7, 66))[BANDS.index("B03")]
+    out = filled([band], grid_of(), slice(5, 99), slice(7, 77))[BANDS.index("B03")]
     whole = np.maximum(values.astype(np.float32) * np.float32(scale) + np.float32(offset), 0)
     whole = whole if offset else values.astype(np.float32) * np.float32(scale)
     repeated = whole.repeat(step // 10, axis=0).repeat(step // 10, axis=1)
-    np.testing.assert_array_equal(out[: len(repeated) - 5], repeated[5:89, 7:66])
+    height, width = repeated.shape
+    np.testing.assert_array_equal(out[: height - 5, : width - 7], repeated[5:, 7:])
+    assert np.isnan(out[height - 5 :]).all()
+    assert np.isnan(out[:, width - 7 :]).all()
 
 
 def test_decibels_are_ten_logarithms_and_no_echo_is_missing():
