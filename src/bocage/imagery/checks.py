@@ -14,7 +14,7 @@ import numpy as np
 
 from bocage.errors import BocageWarning, InputError
 from bocage.sensors import SENSORS
-from bocage.units import check_units, lacks_offset, offset_evidence
+from bocage.units import check_units, lacks_offset, offset_evidence, sample_pixels
 
 if TYPE_CHECKING:
     from bocage.imagery.opened import Opened, OpenOptions
@@ -76,7 +76,7 @@ def _check_values(sensor: str, reader: Reader, opened: Opened) -> None:
         picks = np.linspace(0, len(times) - 1, _MANY_DATES).round().astype(int)
         times = [times[i] for i in picks]
     some = False
-    samples = {time: sample(reader, time) for time in times}
+    samples = {time: sample_pixels(sample(reader, time)) for time in times}
     dark_eras = {
         _era(opened, t) for t, x in samples.items() if sensor == "sentinel2_l2a" and lacks_offset(x)
     }
