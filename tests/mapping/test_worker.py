@@ -1,10 +1,14 @@
 """How the windows of a strip share batches, and what a batch costs in copies."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bocage.geo import Block, Window
-from bocage.mapping.worker import Strip, StripPlace, _gather, _group_by_missing
+from bocage.mapping.worker import Strip, StripPlace, _gather, _group_by_missing, _split
 
 SIDE = 8
 
@@ -43,6 +47,28 @@ def test_a_batch_holds_the_pixels_of_its_windows_and_even_ones_are_not_copied(co
     expected = np.stack([x[:, :, r - 3 : r + 5, c - 5 : c + 3] for r, c in corners])
     np.testing.assert_array_equal(batch, expected)
     assert np.shares_memory(batch, x) != copies
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    columns=st.lists(st.integers(0, 30), min_size=1, max_size=9, unique=True),
+    rows=st.lists(st.integers(0, 30), min_size=1, max_size=5, unique=True),
+    n=st.integers(1, 12),
+)
+def test_batches_hold_every_window_once_and_long_even_runs_are_not_copied(columns, rows, n):
+    corners = [(3 + r, 5 + c) for r in sorted(rows) for c in sorted(columns)]
+    x = np.zeros((1, 1, 40, 40), np.float32)
+    strip = strip_of({"sentinel2_l2a": x}, corners)
+    found = _split(list(strip.place.windows), n)
+    assert sorted((w.row_px, w.col_px) for batch in found for w in batch) == sorted(corners)
+    assert all(1 <= len(batch) <= n for batch in found)
+    if (
+        len(rows) == 1
+        and len(columns) > 1
+        and len({b - a for a, b in pairwise(sorted(columns))}) == 1
+    ):
+        assert len(found) == -(-len(columns) // n)  # No more calls than there must be.
+        assert all(np.shares_memory(_gather(x, strip, batch, SIDE), x) for batch in found)
 
 
 def naive_groups(strip):

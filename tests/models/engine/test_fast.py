@@ -221,6 +221,25 @@ def test_the_engine_normalizes_as_it_reads(precision: str, patch_size: int) -> N
 
 
 @needs_kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("version", "patch_size"), [("v1.2", 8), ("v1.2", 3), ("v1", 4)])
+def test_imagery_may_lie_in_memory_in_any_order(
+    version: str, patch_size: int, precision: str
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    side = 4 * patch_size
+    strip = 5000 * torch.rand(2, 12, side + 5, 90, generator=generator)  # [T, C, rows, cols]
+    view = strip.as_strided((3, 2, 12, side, side), (7, *strip.stride()), 90 + 4)
+    stamps = torch.tensor([[[1, 3, 2020], [1, 7, 2020]]]).expand(3, -1, -1)
+    maps = []
+    for x in (view.permute(0, 3, 4, 1, 2), view.permute(0, 3, 4, 1, 2).contiguous()):
+        values = {"sentinel2_l2a": x}
+        raw = {"sentinel2_l2a"}
+        maps.append(engine(version, "nano", precision).pooled(values, stamps, patch_size, raw=raw))
+    assert torch.equal(*maps)
+
+
+@needs_kernels
 def test_a_split_batch_gives_the_same_map(monkeypatch: pytest.MonkeyPatch) -> None:
     values, dates = random_values(["sentinel2_l2a"], (5, 16, 16, 2)), random_dates(5, 2)
     for precision in ("fp32", "bf16"):
