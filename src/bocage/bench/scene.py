@@ -29,11 +29,14 @@ def run_scene_benchmark(
 ) -> dict[str, Any]:
     """Map a scene into a folder that is deleted again, and say where the time went.
 
-    The whole path (open, read, encode, quantize, write) and the model alone (the same batches in
-    as many streams, read and in memory) take turns ``repeats`` times after one warm-up; medians are
-    given. ``encoder_share`` is the speed of the whole as a share of the model's own. ``read_s``,
-    ``encode_s`` and ``write_s`` are seconds of threads: over several streams they exceed the wall.
-    ``options`` are those of ``embed``. Weights are random unless given: the time is the same.
+    The whole path (open, read, encode, quantize, write) and the model alone (the same batches, read
+    and in memory) take turns ``repeats`` times after one warm-up; medians are given. Alone, batches
+    go through the model in as many streams as in the whole path (``model_alone_s``), or one after
+    the other on all cores (``one_by_one_s``), as `bocage bench encoder` times them.
+    ``encoder_share`` is the speed of the whole as a share of the first, ``one_by_one_share`` of the
+    second. ``read_s``, ``encode_s`` and ``write_s`` are seconds of threads: over several streams
+    they exceed the wall. ``options`` are those of ``embed``. Weights are random unless given: the
+    time is the same.
     """
     from bocage.imagery import open_stack, stack_grid
     from bocage.mapping import EmbedConfig, embed
@@ -44,22 +47,27 @@ def run_scene_benchmark(
     config = EmbedConfig(patch_size=patch_size, **options)
     grid = stack_grid(open_scene())
     rows, cols = grid.shape_yx
-    alone_s: list[float] = []
-    whole_s: list[float] = []
+    times: dict[str, list[float]] = {"alone": [], "one by one": [], "whole": []}
     for turn in range(repeats + 1):
-        alone, streams = model_alone_s(loaded, open_scene(), config)
+        alone, one_by_one, streams = model_alone_s(loaded, open_scene(), config)
         with TemporaryDirectory() as folder:
             started = time.perf_counter()
             result = embed(open_scene(), loaded, out=Path(folder) / "scene.zarr", config=config)
             whole = time.perf_counter() - started
         if turn == 0:
             continue  # the engine is built, files are in the system's cache
-        alone_s.append(alone)
-        whole_s.append(whole)
+        for name, seconds in zip(times, (alone, one_by_one, whole), strict=True):
+            times[name].append(seconds)
         if report is not None:
-            report(f"whole {whole:.2f} s, model alone {alone:.2f} s: {alone / whole:.0%}")
+            report(
+                f"whole {whole:.2f} s, model alone {alone:.2f} s ({alone / whole:.0%}), "
+                f"one batch at a time {one_by_one:.2f} s ({one_by_one / whole:.0%})"
+            )
     clock = result.clock
-    shares = [alone / whole for alone, whole in zip(alone_s, whole_s, strict=True)]
+    shares, others = (
+        [alone / whole for alone, whole in zip(times[name], times["whole"], strict=True)]
+        for name in ("alone", "one by one")
+    )
     return {
         "model": model,
         "precision": loaded.precision,
@@ -69,21 +77,23 @@ def run_scene_benchmark(
         "cols": cols,
         "n_windows": result.n_windows,
         "streams": streams,
-        "wall_s": median(whole_s),
-        "model_alone_s": median(alone_s),
+        "wall_s": median(times["whole"]),
+        "model_alone_s": median(times["alone"]),
+        "one_by_one_s": median(times["one by one"]),
         "encoder_share": median(shares),
         "encoder_share_min": min(shares),
         "encoder_share_max": max(shares),
+        "one_by_one_share": median(others),
         "read_s": clock.read_s,
         "encode_s": clock.encode_s,
         "write_s": clock.write_s,
-        "km2_per_s": rows * cols * (abs(grid.transform[0]) / 1000) ** 2 / median(whole_s),
+        "km2_per_s": rows * cols * (abs(grid.transform[0]) / 1000) ** 2 / median(times["whole"]),
         "valid_fraction": result.valid_fraction,
     }
 
 
-def model_alone_s(model: Any, stack: Any, config: Any) -> tuple[float, int]:
-    """Seconds to encode the windows of a run from memory, and in how many streams."""
+def model_alone_s(model: Any, stack: Any, config: Any) -> tuple[float, float, int]:
+    """Seconds to encode a run's windows from memory: in streams, one by one; number of streams."""
     from bocage.mapping import make_plan, window_encoder
     from bocage.mapping.streams import Clock, Task, run_streams, streams_for
     from bocage.mapping.worker import batches, encode_batch, read_strip, strip_places
@@ -107,4 +117,8 @@ def model_alone_s(model: Any, stack: Any, config: Any) -> tuple[float, int]:
         started = time.perf_counter()
         all_at_once = [Task("read", lambda: tasks)]
         run_streams(all_at_once, streams=streams, clock=Clock(), enter=enter)
-        return time.perf_counter() - started, streams
+        in_streams = time.perf_counter() - started
+    started = time.perf_counter()
+    for task in tasks:
+        task.run()
+    return in_streams, time.perf_counter() - started, streams
