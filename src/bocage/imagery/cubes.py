@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.errors import BocageError, InputError, SourceError
-from bocage.imagery.dates import UNKNOWN_DATE
-from bocage.imagery.mosaic import MosaicReader
+from bocage.imagery.mosaic import Found, MosaicReader, readers_of
 from bocage.imagery.opened import Opened, OpenOptions
 from bocage.imagery.pixels import fill_window, place
 from bocage.imagery.reference import choose_grid
-from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -152,25 +150,14 @@ def open_cubes(
             expected="a date for every input, or for none",
             fix="pass date= (--date), or give the Dataset a time coordinate",
         )
-    steps = sorted({UNKNOWN_DATE if date is None else date for date in dates})
-    readers: dict[str, Any] = {}
-    missing_bands: dict[str, list[str]] = {}
-    for sensor in SENSORS:
-        mine = [cube for cube in cubes if cube.sensor == sensor and cube.bands]
-        if not mine:
-            continue
-        at: dict[Any, list[CubeStep]] = {step: [] for step in steps}
-        for cube in mine:
-            for index, date in enumerate(cube.dates):
-                at[UNKNOWN_DATE if date is None else date].append(CubeStep(cube, index))
-        readers[sensor] = CubeReader(
-            sensor=sensor,
-            grid=grid,
-            scenes=tuple(tuple(at[step]) for step in steps),
-            cloud_mask=options.cloud_mask,
-        )
-        have = {name for cube in mine for name in cube.bands}
-        missing_bands[sensor] = [n for n in SENSORS[sensor].band_names if n not in have]
+    found = [
+        Found(cube.sensor, date, cube.bands, CubeStep(cube, index))
+        for cube in cubes
+        for index, date in enumerate(cube.dates)
+    ]
+    steps, readers, missing_bands = readers_of(
+        found, CubeReader, grid=grid, cloud_mask=options.cloud_mask
+    )
     return Opened(
         readers=readers,
         grid=grid,

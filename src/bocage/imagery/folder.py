@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bocage.errors import InputError, SourceError
-from bocage.imagery.dates import UNKNOWN_DATE
+from bocage.imagery.mosaic import Found, readers_of
 from bocage.imagery.opened import Opened, OpenOptions
 from bocage.imagery.raster_reader import RasterReader
-from bocage.imagery.rasters import Scene, find_bands, make_scenes, read_header
+from bocage.imagery.rasters import find_bands, make_scenes, read_header
 from bocage.imagery.reference import check_compact, choose_grid
-from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
     from bocage.imagery.rasters import RasterHeader
@@ -75,21 +72,12 @@ def open_rasters(
             expected="a date for every file, or for none",
             fix="pass date= (--date) with one date per file, or put dates in the names",
         )
-    steps = sorted({UNKNOWN_DATE if s.date is None else s.date for s in scenes})
-    readers: dict[str, Any] = {}
-    missing_bands: dict[str, list[str]] = {}
-    for sensor in SENSORS:
-        mine = [s for s in scenes if s.sensor == sensor]
-        if not mine:
-            continue
-        readers[sensor] = RasterReader(
-            sensor=sensor,
-            grid=grid,
-            scenes=tuple(tuple(_at(mine, step)) for step in steps),
-            cloud_mask=options.cloud_mask,
-        )
-        have = {name for scene in mine for name in scene.bands}
-        missing_bands[sensor] = [n for n in SENSORS[sensor].band_names if n not in have]
+    steps, readers, missing_bands = readers_of(
+        [Found(s.sensor, s.date, s.bands, s) for s in scenes],
+        RasterReader,
+        grid=grid,
+        cloud_mask=options.cloud_mask,
+    )
     return Opened(
         readers=readers,
         grid=grid,
@@ -106,10 +94,6 @@ def open_rasters(
         ),
         masks={s.sensor: s.mask.band for s in scenes if s.mask and options.cloud_mask},
     )
-
-
-def _at(scenes: Sequence[Scene], step: np.datetime64) -> list[Scene]:
-    return [s for s in scenes if (UNKNOWN_DATE if s.date is None else s.date) == step]
 
 
 def _readable(paths: Sequence[str]) -> list[RasterHeader]:

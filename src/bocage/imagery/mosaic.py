@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from bocage.imagery.dates import UNKNOWN_DATE
 from bocage.sensors import SENSORS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bocage.geo import Grid
     from bocage.types import FloatArray
 
 SceneT = TypeVar("SceneT")
+
+
+@dataclass(frozen=True)
+class Found(Generic[SceneT]):
+    """A scene of a source, and what has to be known to put it in its place."""
+
+    sensor: str
+    date: np.datetime64 | None
+    bands: Collection[str]
+    scene: SceneT
+
+    @property
+    def step(self) -> np.datetime64:
+        """The date that stands for the scene in a stack."""
+        return UNKNOWN_DATE if self.date is None else self.date
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +90,28 @@ class MosaicReader(Generic[SceneT]):
     def read_scene(self, scene: Any, rows: slice, cols: slice, out: FloatArray) -> bool:
         """Fill ``out`` [C, h, w] from one scene; False, nothing written, if it lies elsewhere."""
         raise NotImplementedError
+
+
+def readers_of(
+    found: Sequence[Found[SceneT]], kind: Callable[..., MosaicReader[SceneT]], **options: Any
+) -> tuple[list[np.datetime64], dict[str, Any], dict[str, list[str]]]:
+    """The dates of scenes, a reader per sensor, and the bands that each sensor lacks everywhere.
+
+    Scenes of one sensor and date mosaic in the order given; those without bands (a cloud mask alone)
+    count for the dates only. ``options`` go to every reader.
+    """
+    steps = sorted({one.step for one in found})
+    readers: dict[str, Any] = {}
+    missing: dict[str, list[str]] = {}
+    for sensor, table in SENSORS.items():
+        mine = [one for one in found if one.sensor == sensor and one.bands]
+        if not mine:
+            continue
+        at: dict[np.datetime64, list[SceneT]] = {step: [] for step in steps}
+        for one in mine:
+            at[one.step].append(one.scene)
+        scenes = tuple(tuple(at[step]) for step in steps)
+        readers[sensor] = kind(sensor=sensor, scenes=scenes, **options)
+        have = {name for one in mine for name in one.bands}
+        missing[sensor] = [name for name in table.band_names if name not in have]
+    return steps, readers, missing
