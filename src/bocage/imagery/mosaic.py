@@ -97,8 +97,8 @@ def readers_of(
 ) -> tuple[list[np.datetime64], dict[str, Any], dict[str, list[str]]]:
     """The dates of scenes, a reader per sensor, and the bands that each sensor lacks everywhere.
 
-    Scenes of one sensor and date mosaic in the order given; those without bands (a cloud mask alone)
-    count for the dates only. ``options`` go to every reader.
+    Scenes of one sensor and date mosaic in the order given; those without bands (a cloud mask
+    alone) count for the dates only. ``options`` go to every reader.
     """
     steps = sorted({one.step for one in found})
     readers: dict[str, Any] = {}
