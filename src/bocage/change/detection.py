@@ -28,6 +28,7 @@ from bocage.errors import ConfigError, InputError, StoreError
 from bocage.learn.predict import record
 from bocage.learn.predict.blocks import BlockJob, write_blocks
 from bocage.learn.predict.lock import alone
+from bocage.memory import share_one_arena
 from bocage.progress import format_duration, progress
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def map_change(
             expected="a name that ends in .tif",
             fix=f"use --out {out.with_suffix('.tif')}",
         )
+    share_one_arena()
     pair = open_pair(before, after, years=years)
     config.check_kind(pair.is_embeddings)
     identity = _identity(pair, config)

@@ -7,8 +7,8 @@ killed run goes on where it stopped. Scores of a probe and strengths of a change
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.mapping.markers import Markers
-from bocage.mapping.pipeline import read_ahead
-from bocage.progress import progress
+from bocage.mapping.streams import Clock, Task, run_streams
+from bocage.progress import Advance, progress
 from bocage.types import FloatArray
 
 if TYPE_CHECKING:
@@ -108,38 +108,57 @@ def piece_cells(dims: int, *, limit: int = _PIECE_BYTES, largest: int = BLOCK_CE
 
 def write_blocks(job: BlockJob, *, show_progress: bool = False) -> int:
     """Make what is not there yet; returns how many blocks were."""
-    from bocage.embeddings import write_shard
-
     job.prepare()
-    markers, grid = job.markers, job.store_grid
-    rows, cols = grid.shards_yx
+    rows, cols = job.store_grid.shards_yx
     work = list(product(range(len(job.years)), range(rows), range(cols)))
-    pending = [block for block in work if not markers.is_done(_key(job, block))]
+    pending = [block for block in work if not job.markers.is_done(_key(job, block))]
     total = sum(len(job.pieces(i, j)) for _, i, j in pending)
-    with (
-        progress(job.title, total, unit="pieces", enabled=show_progress) as advance,
-        closing(read_ahead(_read(job, pending), ahead=1)) as parts,
-    ):
-        for year, i, j in pending:
-            whole = np.full((grid.dims, *grid.shard_shape(i, j)), np.nan, np.float32)
-            for at_rows, at_cols in job.pieces(i, j):
-                x = job.make(next(parts))
-                top, left = at_rows.start - i * BLOCK_CELLS, at_cols.start - j * BLOCK_CELLS
-                whole[:, top : top + x.shape[1], left : left + x.shape[2]] = x
-                advance(1)
-            write_shard(job.store, grid, job.years[year], i, j, whole)
-            n_valid = int(np.isfinite(whole[0]).sum())
-            facts = {"n_cells": whole[0].size, "n_valid": n_valid}
-            markers.finish(_key(job, (year, i, j)), facts)
+    with progress(job.title, total, unit="pieces", enabled=show_progress) as advance:
+        tasks = (task for block in pending for task in _BlockRun(job, block, advance).reading())
+        run_streams(tasks, streams=1, clock=Clock())
     return len(work) - len(pending)
+
+
+class _BlockRun:
+    """A block that is being made, as tasks for streams."""
+
+    def __init__(self, job: BlockJob, block: _Block, advance: Advance) -> None:
+        self.job, self.block, self.advance = job, block, advance
+        _, i, j = block
+        self.pieces = job.pieces(i, j)
+        self.n_left = len(self.pieces)
+        shape = (job.store_grid.dims, *job.store_grid.shard_shape(i, j))
+        self.whole = np.full(shape, np.nan, np.float32)
+
+    def reading(self) -> Iterator[Task]:
+        """The first task of each piece."""
+        return (Task("read", partial(self._read, piece)) for piece in self.pieces)
+
+    def _read(self, piece: Piece) -> list[Task]:
+        x = self.job.read(self.block[0], *piece)
+        return [Task("encode", partial(self._make, piece, x))]
+
+    def _make(self, piece: Piece, read: Any) -> list[Task]:
+        x = self.job.make(read)
+        top, left = (
+            part.start - n * BLOCK_CELLS for part, n in zip(piece, self.block[1:], strict=True)
+        )
+        self.whole[:, top : top + x.shape[1], left : left + x.shape[2]] = x
+        self.advance(1)
+        self.n_left -= 1  # One stream makes all pieces.
+        return [] if self.n_left else [Task("write", self._write)]
+
+    def _write(self) -> list[Task]:
+        from bocage.embeddings import write_shard
+
+        job, (year, i, j) = self.job, self.block
+        write_shard(job.store, job.store_grid, job.years[year], i, j, self.whole)
+        n_valid = int(np.isfinite(self.whole[0]).sum())
+        facts = {"n_cells": self.whole[0].size, "n_valid": n_valid}
+        job.markers.finish(_key(job, self.block), facts)
+        return []
 
 
 def _key(job: BlockJob, block: _Block) -> str:
     year, i, j = block
     return f"{job.years[year]}_{i}_{j}"
-
-
-def _read(job: BlockJob, pending: list[_Block]) -> Iterator[Any]:
-    for year, i, j in pending:
-        for rows, cols in job.pieces(i, j):
-            yield job.read(year, rows, cols)

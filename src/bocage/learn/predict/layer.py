@@ -33,8 +33,9 @@ from bocage.types import FloatArray, ShapeYX
 TILE_CELLS = 512
 """Side of the tiles in which layers are written: also the coarsest overview, 1 : 512."""
 
-CACHE_BYTES = 64 * 2**20
-"""GDAL's block cache while writing; its default is a share of the machine's memory."""
+CACHE_BYTES = 16 * 2**20
+"""GDAL's block cache while writing, which a map fills before it stops growing; 64 MiB are no
+faster, and the default is a share of the machine's memory."""
 
 _BLOCK_CELLS = 256
 _ZSTD_LEVEL = 9

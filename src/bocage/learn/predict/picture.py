@@ -70,9 +70,11 @@ def _ramp(
     stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colors], np.float64)
     where = np.clip((np.where(valid, values, low) - low) / max(high - low, 1e-12), 0, 1)
     at = np.linspace(0, 1, len(stops))
-    rgb = [np.interp(where, at, stops[:, i]) for i in range(3)]
-    rgba = np.stack([*rgb, np.full(values.shape, 255.0)])
-    return np.where(valid, np.rint(rgba), 0).astype(np.uint8)
+    rgba = np.empty((4, *values.shape), np.uint8)
+    for i in range(3):
+        rgba[i] = np.where(valid, np.rint(np.interp(where, at, stops[:, i])), 0)
+    rgba[3] = np.where(valid, 255, 0)
+    return rgba
 
 
 def _stretch(values: NDArray[np.float32]) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from bocage.learn.predict.predictor import Predictor, load_predictor
 from bocage.learn.predict.result import PredictResult
 from bocage.learn.predict.run import Run
 from bocage.learn.predict.scores import ScoreJob, choose_years, time_scores
+from bocage.memory import share_one_arena
 from bocage.progress import format_duration
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def predict(
         show_progress=show_progress,
     )
     run.config.check_task(run.known.task)
+    share_one_arena()
     with alone(run.out):
         if isinstance(source, (str, Path)):
             return _predict_embeddings(str(source), run)
