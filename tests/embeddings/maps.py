@@ -48,3 +48,9 @@ def write_map(path, x: np.ndarray, **changes):
                 r, c = row * grid.shard_cells, col * grid.shard_cells
                 write_shard(path, grid, year, row, col, x[:, r : r + h, c : c + w])
     return path
+
+
+def decode(q):
+    """The published rule, spelled out: sign(q) (|q| / 127.5)^2 and -128 is nodata."""
+    q = np.asarray(q, np.float64)
+    return np.where(q == -128, np.nan, np.sign(q) * (np.abs(q) / 127.5) ** 2)
