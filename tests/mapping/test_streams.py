@@ -200,6 +200,7 @@ def test_streams_need_a_model_that_takes_them_and_enough_batches():
             return streams
 
     assert [count(Model(3), n) for n in (0, 11, 12, 500)] == [1, 1, 3, 3]
+    assert [count(Model(64), n) for n in (7, 8, 100, 255, 256)] == [1, 2, 16, 32, 64]
     assert count(Model(1), 500) == 1
     assert count(PatchMean(), 500) == 1
 

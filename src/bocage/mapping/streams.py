@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 BATCHES_PER_STREAM = 4
-"""Below this many batches for each, streams would stand idle at the end of a run for longer than
-they save: then all cores work on one batch at a time."""
+"""With fewer batches for each, streams would stand idle at the end of a run for longer than they
+save: then several cores share a stream, or all of them one batch at a time."""
 
 
 WAITING_THREADS = 2
@@ -76,8 +76,9 @@ class RunsInStreams(Protocol):
 def streams_for(model: object, n_batches: int) -> Iterator[tuple[int, Callable[[], None]]]:
     """How many streams a run of so many batches keeps busy, and what each calls first."""
     if isinstance(model, RunsInStreams):
-        streams = model.streams()
-        if n_batches >= BATCHES_PER_STREAM * streams > BATCHES_PER_STREAM:
+        cores, most = model.streams(), n_batches // BATCHES_PER_STREAM
+        streams = max((n for n in range(2, min(cores, most) + 1) if cores % n == 0), default=1)
+        if streams > 1:
             with model.in_streams(streams) as enter:
                 yield streams, enter
             return
