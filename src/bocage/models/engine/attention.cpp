@@ -172,6 +172,7 @@ static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_
   alignas(64) float s[2][512], o[HD * 16];
   alignas(64) bf16 p[512];
   __m512 sum[16], most[16];
+  const __m512 least = _mm512_set1_ps(-126);
   const int64_t n_blocks = (n_tokens + 31) / 32;
   for (auto& x : sum) x = _mm512_setzero_ps();
   if constexpr (HD == 16) _tile_loadd(3, q, HD * sizeof(bf16));
@@ -200,7 +201,10 @@ static void attend(const bf16* q, const Head<HD>& head, int64_t n_tokens, int64_
 #pragma GCC unroll 16
     for (int r = 0; r < 16; r++) {
       __m512 x0 = _mm512_load_ps(now + r * 16), x1 = _mm512_load_ps(now + 256 + r * 16);
-      if constexpr (shift) x0 = _mm512_sub_ps(x0, most[r]), x1 = _mm512_sub_ps(x1, most[r]);
+      if constexpr (shift) {  // a share below 2^-126 is none, and slow to compute; NaN stays NaN
+        x0 = _mm512_max_ps(least, _mm512_sub_ps(x0, most[r]));
+        x1 = _mm512_max_ps(least, _mm512_sub_ps(x1, most[r]));
+      }
       x0 = _mm512_maskz_mov_ps(m0, exp2_16(x0)), x1 = _mm512_maskz_mov_ps(m1, exp2_16(x1));
       sum[r] = _mm512_add_ps(sum[r], _mm512_add_ps(x0, x1));
       _mm512_store_si512(p + r * 32, (__m512i)_mm512_cvtne2ps_pbh(x1, x0));
