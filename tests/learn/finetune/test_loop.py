@@ -13,6 +13,8 @@ import torch
 from bocage.errors import ConfigError, InputError
 from bocage.learn.finetune import FinetuneConfig, finetune, load_finetuned
 from bocage.learn.finetune.log import read_metrics
+from bocage.mapping.plan import ChoosesBatches
+from bocage.mapping.streams import RunsInStreams
 from bocage.models import load_model
 from tests.learn.finetune.crops import crops
 
@@ -126,6 +128,21 @@ def test_the_folder_holds_the_best_epoch(tmp_path, model):
     logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
     loss = -logits[np.arange(len(rows)), data.labels[rows]].mean()
     assert loss == pytest.approx(min(losses), rel=1e-3, abs=1e-5)
+
+
+def test_a_map_takes_batches_and_streams_as_the_encoder_does(tmp_path, model):
+    finetune(
+        crops("classification", n=32), model, out=tmp_path / "run", config=FinetuneConfig(epochs=1)
+    )
+    saved = load_finetuned(tmp_path / "run", compile=False)
+    assert isinstance(saved, ChoosesBatches)
+    assert isinstance(saved, RunsInStreams)
+    assert saved.windows_per_batch(100_000) == 1 < model.windows_per_batch(256)
+    assert saved.windows_per_batch(256) == model.windows_per_batch(256)
+    assert saved.streams() == model.streams()
+    with saved.in_streams(1) as begin:
+        begin()
+    assert torch.get_num_threads() == 1
 
 
 def test_a_resting_backbone_does_not_change(tmp_path, model):

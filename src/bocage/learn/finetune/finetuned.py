@@ -5,6 +5,8 @@ Axes: B batch, T timesteps, C bands, H W pixels, h w cells of answers, K answers
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +90,18 @@ class Finetuned:
     def tokens_per_cell(self, sensor: str) -> int:
         """Tokens of one patch at one date."""
         return self.model.tokens_per_cell(sensor)
+
+    def windows_per_batch(self, n_tokens: int) -> int:
+        """How many windows its encoder takes best at once."""
+        return self.model.windows_per_batch(n_tokens)
+
+    def streams(self) -> int:
+        """How many threads its encoder serves best."""
+        return self.model.streams()
+
+    def in_streams(self, n: int) -> AbstractContextManager[Callable[[], None]]:
+        """Share the cores between ``n`` threads, each of which first calls what this gives."""
+        return self.model.in_streams(n)
 
     def dims(self, output: str = "auto") -> int:  # noqa: ARG002
         """Numbers per cell: one per class, or one value."""
