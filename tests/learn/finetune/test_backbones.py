@@ -60,7 +60,7 @@ def test_trains_saves_and_maps_with_any_bands(tmp_path, name, task):
     saved = load_finetuned(tmp_path / "run")
     x = data.x["naip"][:2].transpose(0, 1, 4, 2, 3)
     p = saved.window_encoder()({"naip": x}, data.timestamps[:2])
-    assert p.shape == ((2, 40, 40, 2) if task == "segmentation" else (2, 1, 1, 2))
+    assert p.shape == ((2, 40, 40, 2) if task == "segmentation" else (2, 5, 5, 2))
     seen = np.isfinite(p).all(axis=-1)
     assert p[seen].sum(axis=-1) == pytest.approx(1, abs=1e-5)
     if task == "segmentation":

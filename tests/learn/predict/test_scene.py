@@ -137,19 +137,6 @@ def test_a_fine_tuned_network_is_mapped_at_its_own_cell_size(tmp_path, stack):
     assert read(tmp_path / "map.probability.tif").shape[0] == 3
 
 
-class OneAnswer(Tuned):
-    """A network of images that says one thing of each crop it is shown."""
-
-    patch_size = cell_px = 16
-    window_px = None
-
-
-def test_a_network_with_one_answer_per_image_is_refused_in_one_sentence(tmp_path, stack):
-    with pytest.raises(ConfigError, match=r"one answer per image of 16 px.*--task segmentation"):
-        predict(stack, OneAnswer(), out=tmp_path / "map.tif")
-    assert not list(tmp_path.glob("map*"))
-
-
 @pytest.mark.parametrize(("crop_px", "want"), [(48, 48), (50, 52), (16, 32)])
 def test_windows_are_as_large_as_the_crops_of_training(crop_px, want):
     network = Tuned()

@@ -269,19 +269,22 @@ class FinetunedImage:
         self.network = network.to(self.device).eval()
         self.name, self.weights_id = name, weights_id
         self.task, self.classes = description.task.kind, description.task.classes
+        self.answers_once = not description.task.dense
         self.patch_size, self.cell_px = description.patch_size, description.cell_px
+        if self.answers_once:  # a map repeats the answer over the cells of a crop
+            self.patch_size = max(n for n in range(1, 9) if description.crop_px % n == 0)
+            self.cell_px = self.patch_size
         self.sensors, self.n_timesteps = tuple(description.sensors), description.n_timesteps
 
     @property
-    def window_px(self) -> int | None:
+    def window_px(self) -> int:
         """Side of the windows of a map: that of the crops it was trained on.
 
-        Some of these networks look at the mean of all they see (DeepLabV3) and know no other size.
-        None for one answer per crop, whose cells are whole crops.
+        Some of these networks look at the mean of all they see (DeepLabV3) and know no other size;
+        those with one answer per crop are asked crop by crop.
         """
-        if not self.description.task.dense:
-            return None
-        return max(WINDOW_PX, self.description.crop_px)
+        least = 1 if self.answers_once else WINDOW_PX
+        return max(least, self.description.crop_px)
 
     def tokens_per_cell(self, sensor: str) -> int:  # noqa: ARG002
         """An image has one cell per pixel."""
@@ -344,8 +347,9 @@ class FinetunedImage:
             seen = torch.stack([torch.isfinite(x).any(dim=-1).any(dim=-1) for x in arrays.values()])
             any_seen = seen.any(dim=0)  # [B, H, W]
             if logits.ndim == 2:
-                logits = logits[:, None, None]
-                any_seen = any_seen.flatten(1).any(dim=1)[:, None, None]
+                p = self.patch_size
+                any_seen = any_seen.unflatten(2, (-1, p)).unflatten(1, (-1, p)).any(4).any(2)
+                logits = logits[:, None, None].expand(*any_seen.shape, -1)
             meant = answers_of(self.description, logits).cpu()
             plain: NDArray[np.float32] = torch.where(any_seen[..., None], meant, torch.nan).numpy()
             return plain

@@ -158,13 +158,8 @@ def embed_options(known: Predictor, config: PredictConfig) -> dict[str, Any]:
 def _own_windows(network: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Windows that a fine-tuned network takes if the user names none, and what it must have."""
     if hasattr(network, "window_px"):  # a network of images
-        if network.window_px is None:
-            raise ConfigError(
-                got=f"{network.name}, which gives one answer per image of {network.cell_px} px",
-                expected="a network that answers for every pixel or patch of a scene",
-                fix="fine-tune with --task segmentation, or an OlmoEarth model, whose head also "
-                "answers for each patch",
-            )
+        if network.answers_once:  # one crop beside the next
+            return {"halo_px": 0}, {"window_px": network.window_px}
         return {"window_px": network.window_px}, {}
     description = getattr(network, "description", None)
     if description is None:
