@@ -25,9 +25,9 @@ from bocage.embeddings.atomic import flush_to_disk, naming_failures, scratch_bes
 from bocage.embeddings.codecs import signed_power
 from bocage.embeddings.cog_layout import FORMULA_TAG, PROVENANCE_TAG, QUANTIZATION_TAG, YEAR_TAG
 from bocage.embeddings.conventions import SIGNED_POWER_FORMULA, matryoshka_dims
-from bocage.embeddings.documents import ZSTD_LEVEL
 from bocage.embeddings.lazy_raster import LazyRaster, plain_values
 from bocage.embeddings.overviews import masked_means, overview_factors
+from bocage.embeddings.store import ZSTD_LEVEL
 from bocage.errors import ConfigError, InputError, StoreError
 from bocage.geo import Grid
 from bocage.geo.lattice import SOUTHERN_FALSE_NORTHING_M

@@ -7,6 +7,7 @@ need to talk to each other.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,7 @@ from bocage.embeddings.conventions import (
     geoemb_attributes,
     spatial_attributes,
 )
-from bocage.embeddings.documents import (
-    DOCUMENT,
-    array_document,
-    encode_document,
-    group_document,
-)
 from bocage.embeddings.grid import EmbeddingGrid
-from bocage.embeddings.shard import encode_chunk, encode_shard
 from bocage.errors import InputError
 from bocage.geo import Grid, northern_grid, utm_zone
 
@@ -36,6 +30,7 @@ if TYPE_CHECKING:
 
 ARRAY = "embeddings"
 DIMENSIONS = ("time", "band", "y", "x")
+ZSTD_LEVEL = 3
 
 _COORDINATE_CHUNK = 65_536
 
@@ -75,7 +70,7 @@ def write_shard(  # noqa: PLR0917 - year, row, col is the order of the file's ow
     """
     codes = _codes(grid, x, grid.shard_shape(row, col))
     target = shard_path(path, grid, year, row, col)
-    data = encode_shard(codes[None], chunks=_chunks(grid), shards=_shards(grid), nodata=grid.nodata)
+    data = _encode_shard(grid, codes)
     if data is None:
         target.unlink(missing_ok=True)
         return 0
@@ -90,60 +85,80 @@ def shard_path(path: PathLike, grid: EmbeddingGrid, year: int, row: int, col: in
 
 
 def _write_metadata(folder: Path, grid: EmbeddingGrid, stored: Grid) -> None:
-    own = {"bocage": bocage_attributes(grid)}
-    shared, spatial = geoemb_attributes(grid), spatial_attributes(stored)
-    name = group_name(grid)
-    inside = f"{name}/" if name else ""
-    members: dict[str, Any] = {
-        f"{inside}{ARRAY}": array_document(
-            shape=(len(grid.years), grid.dims, *grid.shape_yx),
-            dtype=grid.dtype,
-            chunks=_chunks(grid),
-            shards=_shards(grid),
-            fill_value=grid.nodata,
-            dimension_names=DIMENSIONS,
-        )
+    import zarr
+
+    with warnings.catch_warnings():
+        # Consolidated metadata is what the public store has; one request opens it over HTTP.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        root = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        shared = geoemb_attributes(grid)
+        own = {"bocage": bocage_attributes(grid)}
+        # Not attrs.update, which writes the file once per attribute.
+        root.update_attributes({**shared, **own})
+        name = group_name(grid)
+        group = root.create_group(name) if name else root
+        group.update_attributes({**shared, **spatial_attributes(stored), **own})
+        group.create_array(ARRAY, shape=_array_shape(grid), **_array_options(grid))
+        for axis, values in (
+            ("time", np.asarray(grid.years, np.int32)),
+            ("y", stored.y),
+            ("x", stored.x),
+        ):
+            coordinate = group.create_array(
+                axis,
+                shape=values.shape,
+                dtype=values.dtype,
+                chunks=(min(values.size, _COORDINATE_CHUNK),),
+                compressors=[_zstd()],
+                dimension_names=(axis,),
+            )
+            coordinate[:] = values
+        zarr.consolidate_metadata(root.store)
+
+
+def _encode_shard(grid: EmbeddingGrid, codes: NDArray[Any]) -> bytes | None:
+    """Bytes of one shard file; None where every value is nodata.
+
+    zarr would write the file itself, but it reads the old shard first and does not wait for the
+    disk; so it encodes into memory and write_file does the rest.
+    """
+    import zarr
+    from zarr.storage import MemoryStore
+
+    chunks: dict[str, Any] = {}
+    shard = zarr.create_array(
+        MemoryStore(chunks),
+        name=ARRAY,
+        shape=(1, *codes.shape),
+        zarr_format=3,
+        **_array_options(grid),
+    )
+    shard[0] = codes
+    data = chunks.get(f"{ARRAY}/c/0/0/0/0")
+    return None if data is None else data.to_bytes()
+
+
+def _array_shape(grid: EmbeddingGrid) -> tuple[int, int, int, int]:
+    return (len(grid.years), grid.dims, *grid.shape_yx)
+
+
+def _zstd() -> Any:
+    """Zstandard with a checksum per chunk: without one, rotten bytes decode to other numbers."""
+    from zarr.codecs import ZstdCodec
+
+    return ZstdCodec(level=ZSTD_LEVEL, checksum=True)
+
+
+def _array_options(grid: EmbeddingGrid) -> dict[str, Any]:
+    side, inner = grid.shard_cells, grid.inner_cells
+    return {
+        "dtype": grid.dtype,
+        "chunks": (1, grid.inner_bands, inner, inner),
+        "shards": (1, grid.dims, side, side),
+        "fill_value": grid.nodata,
+        "compressors": [_zstd()],
+        "dimension_names": DIMENSIONS,
     }
-    for axis, values in (
-        ("time", np.asarray(grid.years, np.int32)),
-        ("y", stored.y),
-        ("x", stored.x),
-    ):
-        chunk = min(values.size, _COORDINATE_CHUNK)
-        members[f"{inside}{axis}"] = array_document(
-            shape=values.shape,
-            dtype=str(values.dtype),
-            chunks=(chunk,),
-            fill_value=0,
-            dimension_names=(axis,),
-        )
-        _write_coordinate(folder / inside / axis, values, chunk)
-    if name:
-        members[name] = group_document({**shared, **spatial, **own})
-        root = {**shared, **own}
-    else:
-        root = {**shared, **own, **spatial}
-    documents = {**members, "": group_document(root, members)}
-    for path, document in documents.items():
-        target = folder / path
-        target.mkdir(parents=True, exist_ok=True)
-        (target / DOCUMENT).write_bytes(encode_document(document))
-
-
-def _write_coordinate(folder: Path, values: NDArray[Any], chunk: int) -> None:
-    (folder / "c").mkdir(parents=True)
-    for number, start in enumerate(range(0, values.size, chunk)):
-        data = encode_chunk(values[start : start + chunk], (chunk,), 0)
-        if data is not None:
-            (folder / "c" / str(number)).write_bytes(data)
-
-
-def _chunks(grid: EmbeddingGrid) -> tuple[int, int, int, int]:
-    return 1, grid.inner_bands, grid.inner_cells, grid.inner_cells
-
-
-def _shards(grid: EmbeddingGrid) -> tuple[int, int, int, int]:
-    return 1, grid.dims, grid.shard_cells, grid.shard_cells
 
 
 def _codes(grid: EmbeddingGrid, x: NDArray[Any], shape_yx: tuple[int, int]) -> NDArray[Any]:
