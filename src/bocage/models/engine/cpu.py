@@ -104,8 +104,8 @@ class CpuBackend:
         shape = (n_batch, rows // patch_size, cols // patch_size, times, n_sets)
         x = torch.empty(*shape, self.config.width, dtype=self.dtype)
         slots = iter(x.unbind(4))
-        for name, pixels in values.items():
-            pixels = pixels.float()
+        for name, imagery in values.items():
+            pixels = imagery.float()
             encoding = encodings[name].to(self.dtype)
             for i, embedder in enumerate(self.embedders[name]):
                 tokens = embedder(pixels, patch_size, raw=name in raw)
