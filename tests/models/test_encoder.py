@@ -9,8 +9,8 @@ import torch
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.flexi_vit import PoolingType
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.latent_mim import LatentMIM
 
+from bocage.models.encoded import Encoded
 from bocage.models.encoder import Encoder
-from bocage.models.model import Encoded
 from bocage.models.releases import RELEASES, release_config
 
 from .official import (

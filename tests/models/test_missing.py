@@ -11,8 +11,9 @@ from olmoearth_pretrain_minimal import NormalizerV1, NormalizerV1_1
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.constants import Modality
 
 from bocage.errors import BocageWarning, InputError
+from bocage.models.encoded import Encoded
 from bocage.models.missing import nearest_bands, prepare
-from bocage.models.model import Encoded, Model
+from bocage.models.model import Model
 from bocage.models.releases import release_config
 from bocage.sensors import SENSORS
 

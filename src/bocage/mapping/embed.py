@@ -2,54 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from bocage.embeddings.codecs.signed_power import NODATA
 from bocage.errors import ConfigError, InputError, StoreError
-from bocage.geo import Block, Window
+from bocage.geo import Block
 from bocage.mapping import record
-from bocage.mapping.blend import BlockSums, BlockWork, Cells, finish_block
+from bocage.mapping.blend import Cells
 from bocage.mapping.config import EmbedConfig
-from bocage.mapping.markers import Claim, Markers
+from bocage.mapping.job import Job, key_of, run_job
+from bocage.mapping.markers import Markers
 from bocage.mapping.part import Shard
-from bocage.mapping.plan import EmbedPlan, WindowEncoder, WindowModel, make_plan
+from bocage.mapping.plan import EmbedPlan, WindowModel, make_plan
 from bocage.mapping.result import EmbedResult
-from bocage.mapping.streams import Clock, Task, run_streams, streams_for
+from bocage.mapping.streams import Clock
 from bocage.mapping.timing import time_window, window_encoder
-from bocage.mapping.worker import (
-    Strip,
-    StripPlace,
-    batches,
-    encode_batch,
-    read_strip,
-    strip_places,
-)
-from bocage.progress import Advance, progress
 from bocage.types import PathLike
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from bocage.embeddings import EmbeddingGrid
-
-log = logging.getLogger(__name__)
-
-GDAL_CACHE_BYTES = 64 * 2**20
-"""Decoded blocks that GDAL keeps while a run reads. Its own default is a share of the machine's
-memory, which would fill with the scene."""
-
-WAIT_S = 0.5
-"""Between looks at blocks that another process holds."""
 
 
 def check_request(out: Path, shard: str | None) -> None:
@@ -57,37 +32,6 @@ def check_request(out: Path, shard: str | None) -> None:
     if shard is not None:
         Shard.parse(shard)
     _is_cog(out)
-
-
-@dataclass(kw_only=True)
-class _Job:
-    """One run: the plan, where it writes, and what it has done so far."""
-
-    stack: xr.Dataset
-    plan: EmbedPlan
-    model: WindowModel
-    encoder: WindowEncoder
-    store: Path
-    grid: EmbeddingGrid
-    markers: Markers
-    cells: Cells
-    clock: Clock = field(default_factory=Clock)
-    n_windows: int = 0
-    n_blocks_kept: int = 0
-    claims: list[Claim] = field(default_factory=list)
-    advance: Advance = lambda _amount: None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def count(self, n_windows: int, *, encoded: bool = True) -> None:
-        """Note windows that are done, here or by another process."""
-        with self.lock:
-            self.n_windows += n_windows if encoded else 0
-            self.advance(n_windows)
-
-    @property
-    def scale(self) -> float | None:
-        """Value scale of int8 codes; None for float32."""
-        return self.plan.value_scale if self.plan.config.codec == "signed_power" else None
 
 
 def embed(
@@ -134,13 +78,13 @@ def embed(
     start = time.perf_counter()
     job = _open_job(stack, resolved, model, out, is_cog)
     if report is not None:
-        missing = _pending(job, part)
+        missing = job.pending(part)
         seconds = time_window(resolved, job.encoder) if missing else None
         report(resolved.describe(seconds))
-        if len(missing) < len(_work(job, part)):
-            n_done = len(_work(job, part)) - len(missing)
+        if len(missing) < len(job.work(part)):
+            n_done = len(job.work(part)) - len(missing)
             report(f"resume   {n_done} block(s) are encoded, {len(missing)} to go")
-    _run(job, part, show_progress)
+    run_job(job, part, show_progress=show_progress)
     return _finish(job, out, is_cog, request, time.perf_counter() - start)
 
 
@@ -190,7 +134,7 @@ def _scratch(out: Path) -> Path:
 
 def _open_job(
     stack: xr.Dataset, plan: EmbedPlan, model: WindowModel, out: Path, is_cog: bool
-) -> _Job:
+) -> Job:
     from bocage.embeddings import EmbeddingGrid, create_store
 
     grid = EmbeddingGrid(
@@ -229,7 +173,7 @@ def _open_job(
             fix="choose another --out",
         )
     markers.prepare(plan.identity)
-    return _Job(
+    return Job(
         stack=stack,
         plan=plan,
         model=model,
@@ -241,156 +185,16 @@ def _open_job(
     )
 
 
-def _key(year: int, block: Block) -> str:
-    return f"{year}_{block.index_yx[0]}_{block.index_yx[1]}"
-
-
-def _work(job: _Job, part: Shard | None) -> list[tuple[int, Block]]:
-    blocks = [(year, block) for year in job.plan.years for block in job.plan.layout.blocks()]
-    if part is None:
-        return blocks
-    return blocks[part.index - 1 :: part.count]
-
-
-def _pending(job: _Job, part: Shard | None) -> list[tuple[int, Block]]:
-    return [(y, b) for y, b in _work(job, part) if not job.markers.is_encoded(_key(y, b))]
-
-
-def _run(job: _Job, part: Shard | None, show_progress: bool) -> None:
-    import rasterio
-
-    pending = _pending(job, part)
-    job.n_blocks_kept = len(_work(job, part)) - len(pending)
-    total = sum(job.plan.layout.n_windows(block) for _, block in pending)
-    try:
-        with (
-            rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES),
-            progress("embedding", total, unit="windows", enabled=show_progress) as job.advance,
-            streams_for(job.model, -(-total // job.plan.batch_size)) as (streams, enter),
-        ):
-            run_streams(
-                _reading(job, pending),
-                streams=streams,
-                clock=job.clock,
-                enter=enter,
-                on_cpu=str(getattr(job.model, "device", "cpu")).startswith("cpu"),
-            )
-    finally:
-        for claim in job.claims:
-            claim.release()
-    # A killed run may have left encoded blocks whose last neighbour came from another process.
-    for year, block in _work(job, None):
-        _finish_block(job, year, block)
-
-
-def _reading(job: _Job, pending: list[tuple[int, Block]]) -> Iterator[Task]:
-    """Claim the blocks and read them; those another process holds are tried again until done."""
-    while pending:
-        held = []
-        for year, block in pending:
-            key = _key(year, block)
-            claim = job.markers.claim(key)
-            if claim is None:
-                held.append((year, block))
-            elif job.markers.is_encoded(key):
-                claim.release()
-                job.count(job.plan.layout.n_windows(block), encoded=False)
-            else:
-                job.claims.append(claim)
-                yield from _BlockRun(job, claim, year, block).reading()
-        if len(held) == len(pending):
-            time.sleep(WAIT_S)
-            yield Task("read", list)  # Nothing to read, and a chance to stop.
-        pending = held
-
-
-class _BlockRun:
-    """A block that this process encodes, as tasks for streams."""
-
-    def __init__(self, job: _Job, claim: Claim, year: int, block: Block) -> None:
-        self.job, self.claim, self.year, self.block = job, claim, year, block
-        self.places = strip_places(job.stack, job.plan, block, year)
-        self.work = BlockWork(BlockSums(job.cells, block, job.plan.dims), len(self.places))
-
-    def reading(self) -> Iterator[Task]:
-        """The first task of each strip."""
-        return (Task("read", partial(self._read, place)) for place in self.places)
-
-    def _read(self, place: StripPlace) -> list[Task]:
-        strip = read_strip(self.job.stack, self.job.plan, place)
-        groups = batches(strip, self.job.plan)
-        self.job.count(len(place.windows) - sum(len(windows) for windows in groups))
-        if self.work.expect(place.number, len(groups)):
-            return [Task("write", self._keep)]
-        return [
-            Task("encode", partial(self._encode, strip, number, windows))
-            for number, windows in enumerate(groups)
-        ]
-
-    def _encode(self, strip: Strip, number: int, windows: list[Window]) -> list[Task]:
-        x = encode_batch(strip, windows, self.job.plan, self.job.encoder)
-        vectors = list(zip(windows, x, strict=True))
-        is_complete = self.work.arrive(strip.place.number, number, vectors)
-        self.job.count(len(windows))
-        return [Task("write", self._keep)] if is_complete else []
-
-    def _keep(self) -> list[Task]:
-        """Keep the encoded block, and finish every block around it that waited for it."""
-        job, block = self.job, self.block
-        self.work.sums.save(job.markers.part(_key(self.year, block)), job.scale)
-        self.claim.release()
-        return [
-            Task("write", partial(_finish_block, job, self.year, around))
-            for around in [block, *job.plan.layout.neighbours(block)]
-            if _is_surrounded(job, self.year, around)
-        ]
-
-
-def _is_surrounded(job: _Job, year: int, block: Block) -> bool:
-    """Whether a block has no shard yet and could: it and all its neighbours are encoded."""
-    around = [block, *job.plan.layout.neighbours(block)]
-    is_done = job.markers.is_done(_key(year, block))
-    return not is_done and all(job.markers.is_encoded(_key(year, b)) for b in around)
-
-
-def _finish_block(job: _Job, year: int, block: Block) -> list[Task]:
-    """Write a block's shard if it and all its neighbours are encoded, once."""
-    from bocage.embeddings import write_shard
-
-    key, layout, markers = _key(year, block), job.plan.layout, job.markers
-    around = [block, *layout.neighbours(block)]
-    if not _is_surrounded(job, year, block):
-        return []
-    claim = markers.claim(f"{key}.shard")
-    if claim is None:
-        return []  # another thread or process is writing it
-    try:
-        if markers.is_done(key):
-            return []
-        parts = {b.index_yx: markers.part(_key(year, b)) for b in around}
-        stored = finish_block(job.cells, block, parts, job.plan.dims, job.scale)
-        row, col = block.index_yx
-        write_shard(job.store, job.grid, year, row, col, stored)
-        valid = stored[0] != NODATA if job.scale is not None else np.isfinite(stored[0])
-        markers.finish(key, {"n_cells": int(valid.size), "n_valid": int(valid.sum())})
-    finally:
-        claim.release()
-    for other in around:
-        if all(markers.is_done(_key(year, b)) for b in [other, *layout.neighbours(other)]):
-            markers.part(_key(year, other)).unlink(missing_ok=True)
-    return []
-
-
 def _finish(
-    job: _Job, out: Path, is_cog: bool, request: dict[str, Any] | None, wall_s: float
+    job: Job, out: Path, is_cog: bool, request: dict[str, Any] | None, wall_s: float
 ) -> EmbedResult:
     from bocage.embeddings import export_cog, write_stac_item
 
     if is_cog and out.exists() and _is_same(record.read(out), job.plan):
         # Another process of this run was faster, and the scratch store is gone.
         return _result(out, job.plan, record.read(out))
-    everything = _work(job, None)
-    done = [work for work in everything if job.markers.is_done(_key(*work))]
+    everything = job.work()
+    done = [work for work in everything if job.markers.is_done(key_of(*work))]
     valid = _valid_fraction(job, done)
     files = [out]
     if len(done) == len(everything):
@@ -419,7 +223,7 @@ def _finish(
     )
 
 
-def _refuse_empty(job: _Job, is_cog: bool) -> None:
+def _refuse_empty(job: Job, is_cog: bool) -> None:
     if is_cog:
         shutil.rmtree(job.store)
     raise InputError(
@@ -429,8 +233,8 @@ def _refuse_empty(job: _Job, is_cog: bool) -> None:
     )
 
 
-def _valid_fraction(job: _Job, work: list[tuple[int, Block]]) -> float:
-    facts = [job.markers.facts(_key(y, b)) for y, b in work]
+def _valid_fraction(job: Job, work: list[tuple[int, Block]]) -> float:
+    facts = [job.markers.facts(key_of(y, b)) for y, b in work]
     n_cells = sum(f["n_cells"] for f in facts)
     return sum(f["n_valid"] for f in facts) / n_cells if n_cells else 0.0
 

@@ -24,6 +24,7 @@ from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.models.checkpoint import LoadReport
 from bocage.models.config import ModelConfig
 from bocage.models.domain import DomainEncoder, data_extent, neighborhood_cells, reach_px
+from bocage.models.encoded import Encoded, unknown_output
 from bocage.models.encoder import Encoder
 from bocage.models.engine import (
     FastEncoder,
@@ -49,59 +50,8 @@ UNITS_PIXELS = 2048
 """About so many pixels of every batch of windows are checked: 1.2 ms, a tenth of what the smallest
 network takes for a batch; all that a check would look at take 9 ms."""
 
-OUTPUTS = ("auto", "pooled", "student", "locations")
-
 WindowEncoder = Callable[[dict[str, NDArray[np.float32]], NDArray[np.int64]], NDArray[np.float32]]
 """(values {sensor: [B, T, C, H, W]}, timestamps [B, T, 3]) to an embedding grid [B, h, w, D]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """Tokens of a batch, and the grids that are made of them."""
-
-    tokens: dict[str, Tensor]
-    """Per sensor [B, h, w, T, S, D]; zeros where hidden."""
-
-    visible: dict[str, Tensor]
-    """Per sensor [B, h, w, T, S]: True where a token had data."""
-
-    locations: Tensor | None = None
-    """Location tokens of v1.3 [B, r_h, r_w, D]."""
-
-    student: Tensor | None = None
-    """Small embedding of v1.3 [B, r_h, r_w, 128]; the first 64 are an embedding too."""
-
-    def pooled(self) -> Tensor:
-        """Mean over timesteps and band sets per sensor, then over sensors, [B, h, w, D].
-
-        Only visible tokens count; NaN where a cell saw nothing.
-        """
-        means, weights = [], []
-        for name, x in self.tokens.items():
-            keep = self.visible[name][..., None]
-            count = keep.sum(dim=(3, 4))  # [B, h, w, 1]
-            means.append(x.float().mul(keep).sum(dim=(3, 4)) / count.clamp(min=1))
-            weights.append(count > 0)
-        weight = torch.stack(weights).float()
-        return (torch.stack(means) * weight).sum(dim=0) / weight.sum(dim=0)
-
-    def grid(self, output: str = "auto") -> Tensor:
-        """The embedding map [B, r_h, r_w, D]: "pooled", "student", "locations", or "auto".
-
-        "auto" is the student where the model has one, otherwise pooled. NaN where a patch saw
-        nothing, also for location tokens, which would only repeat their surroundings there.
-        """
-        if output == "auto":
-            output = "pooled" if self.student is None else "student"
-        if output == "pooled":
-            return self.pooled()
-        x = {"student": self.student, "locations": self.locations}.get(output)
-        if x is None:
-            raise _unknown_output(output)
-        seen = torch.stack([v.any(dim=(3, 4)) for v in self.visible.values()]).any(dim=0)
-        per_patch = x.shape[1] // seen.shape[1]
-        seen = seen.repeat_interleave(per_patch, 1).repeat_interleave(per_patch, 2)
-        return torch.where(seen[..., None], x, torch.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +174,7 @@ class Model:
         if output == "auto":
             return "student" if known["student"] else "pooled"
         if not known.get(output, False):
-            raise _unknown_output(output, [name for name, there in known.items() if there])
+            raise unknown_output(output, [name for name, there in known.items() if there])
         return output
 
     def dims(self, output: str = "auto") -> int:
@@ -510,15 +460,6 @@ def spread_pixels(x: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     step = math.isqrt(n_batch * rows * cols * times // count)
     step = min(max(step, 1), rows, cols)
     return x[:, step // 2 :: step, step // 2 :: step]
-
-
-def _unknown_output(output: str, known: list[str] | None = None) -> ConfigError:
-    choices = known or [name for name in OUTPUTS if name != output]
-    return ConfigError(
-        got=f"output={output!r}",
-        expected=f"one of {', '.join(choices)}",
-        fix='pass output="auto", or a v1.3 model for student and locations',
-    )
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -16,12 +16,13 @@ from bocage import load_model
 from bocage.errors import InputError
 from bocage.models.config import ModelConfig
 from bocage.models.domain import DomainEncoder, Rotation
+from bocage.models.encoded import Encoded
 from bocage.models.encoder import EncoderOutput
 from bocage.models.engine import sliding
 from bocage.models.engine.cpu import CpuBackend
 from bocage.models.engine.fast import FastEncoder
 from bocage.models.engine.sliding import SlidingAttention, SlidingEncoder, Turns, sliding_encoder
-from bocage.models.model import Encoded, Model
+from bocage.models.model import Model
 from bocage.models.releases import release_config
 
 from ..dense import NANO, POOLER, S2, S2_S1, Case, dense_encoder, every_domain, random_encoder, sees
