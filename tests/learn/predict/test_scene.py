@@ -14,35 +14,10 @@ from bocage.learn.predict.prediction import embed_options
 from bocage.learn.predict.predictor import load_predictor
 from bocage.sensors import SENTINEL2_L2A
 
+from ...mapping.conftest import PatchMean
 from .conftest import CLASSES, Softmax
 
 BANDS = SENTINEL2_L2A.band_names
-
-
-class PatchMean:
-    """Each cell is the mean of its own pixels, scaled."""
-
-    name = "patch-mean"
-    weights_id = "none"
-    precision = "fp32"
-
-    def dims(self, output="auto"):
-        return 12
-
-    def tokens_per_cell(self, sensor):
-        return 1
-
-    def value_scale(self, output="auto"):
-        return 1.0
-
-    def window_encoder(self, *, patch_size, output="auto", location_query_patch_size=None):
-        def encode(values, timestamps):
-            x = values["sentinel2_l2a"].mean(axis=1) / 10000  # [B, C, H, W]
-            b, c, h, w = x.shape
-            cells = x.reshape(b, c, h // patch_size, patch_size, w // patch_size, patch_size)
-            return cells.mean(axis=(3, 5)).transpose(0, 2, 3, 1).astype(np.float32)
-
-        return encode
 
 
 class Tuned(PatchMean):
