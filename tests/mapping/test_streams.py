@@ -22,7 +22,7 @@ def crew():
     """Threads of a run; those that have said good-bye get a moment to be gone."""
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
-        found = [t for t in threading.enumerate() if t.name.startswith("bocage-")]
+        found = [t for t in threading.enumerate() if t.name.startswith("bocage-stream")]
         if not found:
             break
         time.sleep(0.01)

@@ -119,7 +119,7 @@ def run_streams(
             crew.leave()
 
     for n in range(crew.n_threads):
-        threading.Thread(target=work, name=f"bocage-{n}", daemon=True).start()
+        threading.Thread(target=work, name=f"bocage-stream-{n}", daemon=True).start()
     try:
         crew.wait()
     finally:
