@@ -96,7 +96,7 @@ def run_streams(
     """Do all tasks: those of ``reading`` are fetched one by one, when encoding is about to starve.
 
     Writing goes before everything, since it frees memory; reading goes before encoding while fewer
-    tasks than ``streams`` wait to be encoded. At most ``streams`` tasks are at work at once, but
+    tasks than ``streams`` (two more where the model is elsewhere) wait to be encoded. At most ``streams`` tasks are at work at once, but
     reads that mostly wait, for a server, do not count; nor do reads and writes at all where the
     model does not work ``on_cpu``. Each thread calls ``enter`` first. The first exception of a task
     stops all and is raised here.
@@ -210,7 +210,8 @@ class _Crew:
 
     def _wants_reading(self) -> bool:
         waiting = len(self.encoding) + self.n_running["read"]
-        return waiting < self.streams and not self.is_fetching and not self.is_exhausted
+        enough = self.streams + (0 if self.on_cpu else WAITING_THREADS)
+        return waiting < enough and not self.is_fetching and not self.is_exhausted
 
     def _reading_waits(self) -> bool:
         """Whether reading does not keep a core from encoding."""
