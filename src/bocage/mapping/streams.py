@@ -96,10 +96,10 @@ def run_streams(
     """Do all tasks: those of ``reading`` are fetched one by one, when encoding is about to starve.
 
     Writing goes before everything, since it frees memory; reading goes before encoding while fewer
-    tasks than ``streams`` (two more where the model is elsewhere) wait to be encoded. At most ``streams`` tasks are at work at once, but
-    reads that mostly wait, for a server, do not count; nor do reads and writes at all where the
-    model does not work ``on_cpu``. Each thread calls ``enter`` first. The first exception of a task
-    stops all and is raised here.
+    tasks than ``streams`` wait to be encoded (two more where the model is elsewhere). At most
+    ``streams`` tasks are at work at once, but reads that mostly wait, for a server, do not count;
+    nor do reads and writes at all where the model does not work ``on_cpu``. Each thread calls
+    ``enter`` first. The first exception of a task stops all and is raised here.
     """
     crew = _Crew(
         reading=iter(reading),
