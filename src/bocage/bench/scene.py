@@ -10,6 +10,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bocage.errors import ConfigError
 from bocage.types import PathLike
 
 
@@ -42,6 +43,10 @@ def run_scene_benchmark(
     from bocage.mapping import EmbedConfig, embed
     from bocage.models import load_model
 
+    if repeats < 1:
+        raise ConfigError(
+            got=f"repeats={repeats}", expected="at least 1", fix="use --repeats 5, or leave it out"
+        )
     open_scene = partial(open_stack, source, sensor=sensor, date=date, level=level)
     loaded = load_model(model, weights=weights, precision=precision)
     config = EmbedConfig(patch_size=patch_size, **options)

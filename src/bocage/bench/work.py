@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bocage.errors import ConfigError
 from bocage.models.config import ModelConfig
+
+_SHORT = {"sentinel2_l2a": "S2", "sentinel1": "S1", "landsat": "L8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +22,23 @@ class Shape:
     times: int = 1
     patch_size: int = 8
 
+    def __post_init__(self) -> None:
+        whole_patches = self.patch_size > 0 and self.size_px % self.patch_size == 0
+        if not (whole_patches and self.size_px > 0 and self.times > 0):
+            raise ConfigError(
+                got=f"size {self.size_px} px, {self.times} dates, patch size {self.patch_size}",
+                expected="numbers above 0, and whole patches in a window",
+                fix="use --size 128 --times 1 --patch-size 8",
+            )
+        if unknown := [name for name in self.sensors if name not in _SHORT]:
+            raise ConfigError(
+                got=f"sensor {unknown[0]}",
+                expected=f"sensors among {', '.join(_SHORT)}",
+                fix="check --sensors",
+            )
+
     def __str__(self) -> str:
-        short = {"sentinel2_l2a": "S2", "sentinel1": "S1", "landsat": "L8"}
-        sensors = "+".join(short[name] for name in self.sensors)
+        sensors = "+".join(_SHORT[name] for name in self.sensors)
         return f"{sensors} {self.size_px}px T={self.times} p={self.patch_size}"
 
     def n_tokens(self, config: ModelConfig) -> int:
