@@ -56,7 +56,7 @@ def test_ctrl_c_stops_with_a_word_about_what_is_kept(tmp_path, demo_scene):
         preexec_fn=heed_interrupts,  # noqa: PLW1509 - it takes no lock
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("x.zarr/bocage/*.npz")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("x.zarr/bocage/[0-9]*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

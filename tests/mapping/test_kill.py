@@ -7,12 +7,15 @@ import time
 
 import pytest
 
+from bocage.mapping import parts
+
 from .conftest import write_scene
 from .test_embed import files
 
 CHILD = """
 import sys, time
 from bocage import embed, open_stack
+from bocage.mapping import parts
 from tests.mapping.conftest import WindowMean
 
 class Slow(WindowMean):
@@ -23,21 +26,30 @@ class Slow(WindowMean):
             return encode(values, timestamps)
         return slowly
 
+parts.KEEP_S = float(sys.argv[3])
 embed(open_stack(sys.argv[1]), Slow(), out=sys.argv[2], patch_size=4, window_px=32, halo_px=8,
       block_px=64, batch_size=4)
 """
 
 
-def start(path, out):
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(out)])
+def start(path, out, keep_s=parts.KEEP_S):
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(path), str(out), str(keep_s)])
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A scene, and the bytes of its map when nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path, _ = write_scene(folder, (260, 196))
+    assert start(path, folder / "whole.zarr").wait(60) == 0
+    return path, files(folder / "whole.zarr")
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_at_a_random_moment_and_run_again(tmp_path, seed):
-    path, _ = write_scene(tmp_path, (260, 196))
-    whole, killed = tmp_path / "whole.zarr", tmp_path / "killed.zarr"
-    assert start(path, whole).wait(60) == 0
-    process = start(path, killed)
+def test_killed_at_a_random_moment_and_run_again(scene, tmp_path, seed):
+    path, whole = scene
+    killed = tmp_path / "killed.zarr"
+    process = start(path, killed, (parts.KEEP_S, 0, 0.05)[seed % 3])
     deadline = time.monotonic() + 30
     while not list(killed.glob("bocage/identity.json")) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -45,14 +57,14 @@ def test_killed_at_a_random_moment_and_run_again(tmp_path, seed):
     process.kill()
     process.wait()
     assert start(path, killed).wait(60) == 0
-    assert files(killed) == files(whole)
+    assert files(killed) == whole
 
 
-def test_two_processes_share_a_store_without_writing_a_shard_twice(tmp_path):
-    path, _ = write_scene(tmp_path, (260, 196))
-    whole, shared = tmp_path / "whole.zarr", tmp_path / "shared.zarr"
-    assert start(path, whole).wait(60) == 0
+@pytest.mark.parametrize("keep_s", [parts.KEEP_S, 0.05])
+def test_two_processes_share_a_store_without_writing_a_shard_twice(scene, tmp_path, keep_s):
+    path, whole = scene
+    shared = tmp_path / "shared.zarr"
     # Both create the store at the same moment, or one finds the other's: either is fine.
-    both = [start(path, shared), start(path, shared)]
+    both = [start(path, shared, keep_s), start(path, shared, keep_s)]
     assert [p.wait(60) for p in both] == [0, 0]
-    assert files(shared) == files(whole)
+    assert files(shared) == whole

@@ -149,6 +149,26 @@ def test_a_finished_block_is_written_before_more_is_encoded():
     assert order == ["read", "encode 1", "write", "encode 2", "encode 3"]
 
 
+def test_a_task_that_waits_for_the_disk_lets_encoding_go_on():
+    n_encoded, all_encoded = [0], threading.Event()
+
+    def encode():
+        n_encoded[0] += 1
+        if n_encoded[0] == 5:
+            all_encoded.set()
+        return []
+
+    def wait():
+        # Ends only when all the rest is done: the only stream must not wait with it.
+        assert all_encoded.wait(timeout=20)
+        return []
+
+    first = Task("encode", lambda: [Task("write", wait, waits=True)])
+    reading = Task("read", lambda: [first, *(Task("encode", encode) for _ in range(5))])
+    run_streams([reading], streams=1, clock=Clock())
+    assert n_encoded == [5]
+
+
 @pytest.mark.parametrize(("on_cpu", "ahead"), [(True, 1), (False, 3)])
 def test_a_model_elsewhere_has_more_waiting_for_it(on_cpu, ahead):
     n_read, most, lock = [0], [0], threading.Lock()

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from bocage.embeddings.open import open_embeddings
     from bocage.embeddings.picture import Preview, preview
     from bocage.embeddings.stac import write_stac_item
-    from bocage.embeddings.store import create_store, shard_path, write_shard
+    from bocage.embeddings.store import (
+        create_store,
+        put_shard,
+        shard_bytes,
+        shard_path,
+        write_shard,
+    )
     from bocage.embeddings.validation import Finding, validate
 
 _HOME = {
@@ -31,6 +37,8 @@ _HOME = {
     "validate": "validation",
     "write_stac_item": "stac",
     "open_embeddings": "open",
+    "put_shard": "store",
+    "shard_bytes": "store",
     "shard_path": "store",
     "write_shard": "store",
 }
@@ -45,6 +53,8 @@ __all__ = [
     "info",
     "open_embeddings",
     "preview",
+    "put_shard",
+    "shard_bytes",
     "shard_path",
     "validate",
     "write_shard",

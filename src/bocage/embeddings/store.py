@@ -68,9 +68,19 @@ def write_shard(  # noqa: PLR0917 - year, row, col is the order of the file's ow
     `grid.shard_shape(row, col)`. The same values give the same bytes, and a killed process leaves
     either no shard or a whole one.
     """
-    codes = _codes(grid, x, grid.shard_shape(row, col))
+    return put_shard(path, grid, year, row, col, shard_bytes(grid, row, col, x))
+
+
+def shard_bytes(grid: EmbeddingGrid, row: int, col: int, x: NDArray[Any]) -> bytes | None:
+    """What `write_shard` would put into the file; None where every value is nodata."""
+    return _encode_shard(grid, _codes(grid, x, grid.shard_shape(row, col)))
+
+
+def put_shard(  # noqa: PLR0917 - year, row, col is the order of the file's own path
+    path: PathLike, grid: EmbeddingGrid, year: int, row: int, col: int, data: bytes | None
+) -> int:
+    """Put the bytes of a shard in place in one step, which waits for the disk."""
     target = shard_path(path, grid, year, row, col)
-    data = _encode_shard(grid, codes)
     if data is None:
         target.unlink(missing_ok=True)
         return 0

@@ -3,7 +3,7 @@
 A window's cells count fully inside its core and fade out over the halo on both sides of the core's
 border, so neighbouring windows pass into each other instead of meeting at a step. Near the border
 of a block the windows of its neighbours count too: a block's sums within a halo of its border are
-kept in a **part** file until all its neighbours have theirs, and only then is its shard written.
+kept as its **part** until all its neighbours have theirs, and only then is its shard written.
 Sums are added in a fixed order, so neither the order of the blocks nor the number of workers
 changes a byte.
 """
@@ -11,19 +11,25 @@ changes a byte.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bocage.embeddings.atomic import naming_failures
 from bocage.embeddings.codecs import signed_power
-from bocage.errors import StoreError
 from bocage.geo import Block, Layout, Window
 from bocage.types import CodeArray, FloatArray, ShapeYX
+
+Part = dict[str, CodeArray]
+"""What an encoded block keeps for itself and its neighbours, by name."""
+
+ReadsParts = Callable[..., list[CodeArray]]
+"""A block and names to those arrays of its part."""
+
+OWN = "own"
+"""Name of what no other block adds to."""
 
 CELLS_AT_ONCE = 256
 """Cells whose dimensions are moved together: their codes stay in the first cache."""
@@ -42,6 +48,11 @@ class Region:
     def shape_yx(self) -> ShapeYX:
         """Rows and columns; never negative."""
         return max(0, self.bottom - self.top), max(0, self.right - self.left)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no cell in it."""
+        return 0 in self.shape_yx
 
     def within(self, other: Region) -> tuple[slice, slice]:
         """Where this region lies in an array that covers ``other``."""
@@ -95,15 +106,27 @@ class Cells:
         return self.territory(block).grow(self.halo).meet(self.image())
 
     def own(self, block: Block) -> Region:
-        """Where no other block contributes."""
+        """Where no other block contributes; empty in the corner of a block too small for it."""
         inner, image = self.territory(block).grow(-self.halo), self.image()
         outer = self.territory(block)
-        return Region(
-            top=outer.top if outer.top == image.top else inner.top,
-            left=outer.left if outer.left == image.left else inner.left,
-            bottom=outer.bottom if outer.bottom == image.bottom else inner.bottom,
-            right=outer.right if outer.right == image.right else inner.right,
-        )
+        top = outer.top if outer.top == image.top else inner.top
+        left = outer.left if outer.left == image.left else inner.left
+        bottom = outer.bottom if outer.bottom == image.bottom else inner.bottom
+        right = outer.right if outer.right == image.right else inner.right
+        if top >= bottom or left >= right:
+            return Region(top=outer.top, left=outer.left, bottom=outer.top, right=outer.left)
+        return Region(top=top, left=left, bottom=bottom, right=right)
+
+    def border(self, block: Block) -> dict[str, Region]:
+        """The rest of a block, in up to four rectangles."""
+        outer, own = self.territory(block), self.own(block)
+        sides = {
+            "top": replace(outer, bottom=own.top),
+            "left": replace(own, left=outer.left, right=own.left),
+            "right": replace(own, left=own.right, right=outer.right),
+            "bottom": replace(outer, top=own.bottom),
+        }
+        return {side: region for side, region in sides.items() if not region.is_empty}
 
     def window(self, window: Window) -> Region:
         """What a window covers; may hang over a small image."""
@@ -143,26 +166,25 @@ class BlockSums:
         self.weighted[within] += vectors * weight[..., None]
         self.weight[within] += weight
 
-    def save(self, path: Path, scale: float | None) -> None:
-        """Keep the sums on disk in one step, for the block and its neighbours to finish from.
+    def part(self, scale: float | None) -> Part:
+        """What the block and its neighbours are finished from.
 
-        What no neighbour adds to is final, and most of it: kept as the int8 codes of the output
-        with its value scale, or as float32 where the scale is None. The rest is kept apart for each
-        block that it lies in, with the weights as one more dimension.
+        What no neighbour adds to is final, and most of it: as the int8 codes of the output with its
+        value scale, or as float32 where the scale is None. The rest is apart for each block that it
+        lies in, with the weights as one more dimension.
         """
         own = self.cells.own(self.block).within(self.region)
-        sums = {"own": _stored(self.weighted[own], self.weight[own], scale)}
-        for block in [self.block, *self.cells.layout.neighbours(self.block)]:
-            shared = self.region.meet(self.cells.territory(block)).within(self.region)
-            weighted, weight = self.weighted[shared], self.weight[shared]
-            if block is self.block:
-                border = _border(self.cells, block)
-                weighted, weight = weighted[border], weight[border]
-            sums[_part_of(block)] = np.concatenate([weighted, weight[..., None]], axis=-1)
-        partial = path.with_name(f".{path.name}.partial")
-        with naming_failures(path), partial.open("wb") as file:
-            np.savez(file, **sums)  # type: ignore[arg-type]  # numpy offers allow_pickle too
-        partial.replace(path)
+        part = {OWN: _stored(self.weighted[own], self.weight[own], scale)}
+        for block in self.cells.layout.neighbours(self.block):
+            part[name_in(block)] = self._sums(self.region.meet(self.cells.territory(block)))
+        for side, region in self.cells.border(self.block).items():
+            part[side] = self._sums(region)
+        return part
+
+    def _sums(self, region: Region) -> FloatArray:
+        """Sums of a region [rows, cols, D + 1], the weights last."""
+        here = region.within(self.region)
+        return np.concatenate([self.weighted[here], self.weight[here][..., None]], axis=-1)
 
 
 class BlockWork:
@@ -219,46 +241,29 @@ class BlockWork:
 
 
 def finish_block(
-    cells: Cells, block: Block, parts: dict[tuple[int, int], Path], dims: int, scale: float | None
+    cells: Cells, block: Block, parts: ReadsParts, dims: int, scale: float | None
 ) -> CodeArray:
     """What a shard stores of a block [D, rows, cols], from its part and those of its neighbours."""
-    territory, border = cells.territory(block), _border(cells, block)
-    own, inside = _read_part(parts[block.index_yx], "own", _part_of(block))
-    sums = np.zeros((*territory.shape_yx, dims + 1), np.float32)
-    sums[border] = inside
-    for other in cells.layout.neighbours(block):
-        shared = cells.reach(other).meet(territory).within(territory)
-        (inside,) = _read_part(parts[other.index_yx], _part_of(block))
-        sums[shared] += inside
+    territory, border = cells.territory(block), cells.border(block)
+    own, *inside = parts(block, OWN, *border)
     stored = np.empty((*territory.shape_yx, dims), own.dtype)
     stored[cells.own(block).within(territory)] = own
-    stored[border] = _stored(sums[border][:, :dims], sums[border][:, dims], scale)
+    sums = dict(zip(border, (part.copy() for part in inside), strict=True))
+    for other in cells.layout.neighbours(block):
+        reach = cells.reach(other).meet(territory)
+        (theirs,) = parts(other, name_in(block))
+        for side, region in border.items():
+            both = region.meet(reach)
+            if not both.is_empty:
+                sums[side][both.within(region)] += theirs[both.within(reach)]
+    for side, region in border.items():
+        weighted, weight = sums[side][..., :dims], sums[side][..., dims]
+        stored[region.within(territory)] = _stored(weighted, weight, scale)
     return _bands_first(stored)
 
 
-def _read_part(path: Path, *names: str) -> list[CodeArray]:
-    """Arrays of a part file; StoreError if a power cut or another hand has damaged it."""
-    try:
-        with np.load(path) as part:
-            return [part[name] for name in names]
-    except (ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise StoreError(
-            got=f"{path}, which is damaged ({type(error).__name__})",
-            expected="a whole file",
-            fix="delete it and run again; only its block is encoded anew",
-        ) from error
-
-
-def _border(cells: Cells, block: Block) -> NDArray[np.bool_]:
-    """Where in a block's territory neighbours may contribute."""
-    territory = cells.territory(block)
-    border = np.ones(territory.shape_yx, bool)
-    border[cells.own(block).within(territory)] = False
-    return border
-
-
-def _part_of(block: Block) -> str:
-    """Name of the sums that lie in a block."""
+def name_in(block: Block) -> str:
+    """Name of the sums of a part that lie in a neighbour."""
     return "{}_{}".format(*block.index_yx)
 
 

@@ -17,6 +17,7 @@ from bocage.geo import Block, Window
 from bocage.mapping.blend import BlockSums, BlockWork, Cells, finish_block
 from bocage.mapping.markers import Claim, Markers
 from bocage.mapping.part import Shard
+from bocage.mapping.parts import Parts
 from bocage.mapping.plan import EmbedPlan, WindowEncoder, WindowModel
 from bocage.mapping.streams import Clock, Task, run_streams, streams_for
 from bocage.mapping.worker import (
@@ -28,6 +29,7 @@ from bocage.mapping.worker import (
     strip_places,
 )
 from bocage.progress import Advance, progress
+from bocage.types import CodeArray
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,6 +62,10 @@ class Job:
     claims: list[Claim] = field(default_factory=list)
     advance: Advance = lambda _amount: None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    parts: Parts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parts = Parts(markers=self.markers)
 
     def count(self, n_windows: int, *, encoded: bool = True) -> None:
         """Note windows that are done, here or by another process."""
@@ -78,8 +84,27 @@ class Job:
         return blocks if part is None else blocks[part.index - 1 :: part.count]
 
     def pending(self, part: Shard | None = None) -> list[tuple[int, Block]]:
-        """What of it is not encoded yet."""
-        return [(y, b) for y, b in self.work(part) if not self.markers.is_encoded(key_of(y, b))]
+        """What of it is to be encoded."""
+        return [work for work in self.work(part) if not self.is_encoded(*work)]
+
+    def around(self, block: Block) -> list[Block]:
+        """A block and its neighbours: what adds to it, and what it adds to."""
+        return [block, *self.plan.layout.neighbours(block)]
+
+    def is_encoded(self, year: int, block: Block) -> bool:
+        """Whether the part of a block is there, or nothing waits for it any more."""
+        # A part goes only after the last of these markers came, so this order cannot miss both.
+        return self.parts.has(key_of(year, block)) or self.is_done_around(year, block)
+
+    def is_done_around(self, year: int, block: Block) -> bool:
+        """Whether a block and all its neighbours have their shards."""
+        return all(self.markers.is_done(key_of(year, b)) for b in self.around(block))
+
+    def is_ready(self, year: int, block: Block) -> bool:
+        """Whether a block has no shard yet and could: it and all its neighbours are encoded."""
+        if self.markers.is_done(key_of(year, block)):
+            return False
+        return all(self.parts.has(key_of(year, b)) for b in self.around(block))
 
 
 def key_of(year: int, block: Block) -> str:
@@ -107,12 +132,17 @@ def run_job(job: Job, part: Shard | None, *, show_progress: bool) -> None:
                 enter=enter,
                 on_cpu=str(getattr(job.model, "device", "cpu")).startswith("cpu"),
             )
+        job.parts.spill()
+        # Another process may have encoded the last neighbours of blocks of ours, or a killed one.
+        for year, block in job.work():
+            for task in _finish_block(job, year, block):
+                task.run()
     finally:
-        for claim in job.claims:
-            claim.release()
-    # A killed run may have left encoded blocks whose last neighbour came from another process.
-    for year, block in job.work():
-        _finish_block(job, year, block)
+        try:
+            job.parts.spill()
+        finally:
+            for claim in job.claims:
+                claim.release()
 
 
 def _reading(job: Job, pending: list[tuple[int, Block]]) -> Iterator[Task]:
@@ -124,13 +154,14 @@ def _reading(job: Job, pending: list[tuple[int, Block]]) -> Iterator[Task]:
             claim = job.markers.claim(key)
             if claim is None:
                 held.append((year, block))
-            elif job.markers.is_encoded(key):
+            elif job.is_encoded(year, block):
                 claim.release()
                 job.count(job.plan.layout.n_windows(block), encoded=False)
             else:
                 job.claims.append(claim)
                 yield from _BlockRun(job, claim, year, block).reading()
         if len(held) == len(pending):
+            job.parts.spill()  # The others may be waiting for us.
             time.sleep(WAIT_S)
             yield Task("read", list)  # Nothing to read, and a chance to stop.
         pending = held
@@ -168,46 +199,50 @@ class _BlockRun:
 
     def _keep(self) -> list[Task]:
         """Keep the encoded block, and finish every block around it that waited for it."""
-        job, block = self.job, self.block
-        self.work.sums.save(job.markers.part(key_of(self.year, block)), job.scale)
-        self.claim.release()
+        job, year, block = self.job, self.year, self.block
+        job.parts.put(key_of(year, block), self.work.sums.part(job.scale), self.claim)
         return [
-            Task("write", partial(_finish_block, job, self.year, around))
-            for around in [block, *job.plan.layout.neighbours(block)]
-            if _is_surrounded(job, self.year, around)
+            Task("write", partial(_finish_block, job, year, b))
+            for b in job.around(block)
+            if job.is_ready(year, b)
         ]
 
 
-def _is_surrounded(job: Job, year: int, block: Block) -> bool:
-    """Whether a block has no shard yet and could: it and all its neighbours are encoded."""
-    around = [block, *job.plan.layout.neighbours(block)]
-    is_done = job.markers.is_done(key_of(year, block))
-    return not is_done and all(job.markers.is_encoded(key_of(year, b)) for b in around)
-
-
 def _finish_block(job: Job, year: int, block: Block) -> list[Task]:
-    """Write a block's shard if it and all its neighbours are encoded, once."""
-    from bocage.embeddings import write_shard
+    """Make a block's shard if it and all its neighbours are encoded, once."""
+    from bocage.embeddings import shard_bytes
 
-    key, layout, markers = key_of(year, block), job.plan.layout, job.markers
-    around = [block, *layout.neighbours(block)]
-    if not _is_surrounded(job, year, block):
+    key, markers = key_of(year, block), job.markers
+    if not job.is_ready(year, block):
         return []
     claim = markers.claim(f"{key}.shard")
     if claim is None:
         return []  # another thread or process is writing it
-    try:
-        if markers.is_done(key):
-            return []
-        parts = {b.index_yx: markers.part(key_of(year, b)) for b in around}
-        stored = finish_block(job.cells, block, parts, job.plan.dims, job.scale)
-        row, col = block.index_yx
-        write_shard(job.store, job.grid, year, row, col, stored)
-        valid = stored[0] != NODATA if job.scale is not None else np.isfinite(stored[0])
-        markers.finish(key, {"n_cells": int(valid.size), "n_valid": int(valid.sum())})
-    finally:
+    job.claims.append(claim)
+    if markers.is_done(key):
         claim.release()
-    for other in around:
-        if all(markers.is_done(key_of(year, b)) for b in [other, *layout.neighbours(other)]):
-            markers.part(key_of(year, other)).unlink(missing_ok=True)
+        return []
+
+    def parts(of: Block, *names: str) -> list[CodeArray]:
+        return job.parts.get(key_of(year, of), *names)
+
+    stored = finish_block(job.cells, block, parts, job.plan.dims, job.scale)
+    valid = stored[0] != NODATA if job.scale is not None else np.isfinite(stored[0])
+    facts = {"n_cells": int(valid.size), "n_valid": int(valid.sum())}
+    data = shard_bytes(job.grid, *block.index_yx, stored)
+    return [Task("write", partial(_put, job, year, block, data, facts, claim), waits=True)]
+
+
+def _put(  # noqa: PLR0917 - bound at once
+    job: Job, year: int, block: Block, data: bytes | None, facts: dict[str, int], claim: Claim
+) -> list[Task]:
+    """Write a shard and then its marker, and drop the parts that nothing waits for any more."""
+    from bocage.embeddings import put_shard
+
+    put_shard(job.store, job.grid, year, *block.index_yx, data)
+    job.markers.finish(key_of(year, block), facts)
+    claim.release()
+    for other in job.around(block):
+        if job.is_done_around(year, other):
+            job.parts.drop(key_of(year, other))
     return []

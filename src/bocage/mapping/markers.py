@@ -61,11 +61,6 @@ class Markers:
         """Where the sums of an encoded block wait for its neighbours."""
         return self.folder / f"{key}.part.npz"
 
-    def is_encoded(self, key: str) -> bool:
-        """Whether the model's work on a block is done; its shard may still wait."""
-        # The part goes only after the marker came, so this order cannot miss both.
-        return self.part(key).exists() or self.is_done(key)
-
     def finish(self, key: str, facts: dict[str, Any]) -> None:
         """Mark a block whose shard is written."""
         write_file(self.folder / f"{key}.json", json.dumps(facts, sort_keys=True).encode())

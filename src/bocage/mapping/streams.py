@@ -59,6 +59,13 @@ class Task:
 
     stage: Literal["read", "encode", "write"]
     run: Callable[[], Iterable[Task]]
+    waits: bool = False
+    """Whether it mostly waits, for a disk, and keeps no core from encoding."""
+
+    @property
+    def kind(self) -> str:
+        """What it counts as among running tasks."""
+        return "wait" if self.waits else self.stage
 
 
 @runtime_checkable
@@ -97,9 +104,10 @@ def run_streams(
 
     Writing goes before everything, since it frees memory; reading goes before encoding while fewer
     tasks than ``streams`` wait to be encoded (two more where the model is elsewhere). At most
-    ``streams`` tasks are at work at once, but reads that mostly wait, for a server, do not count;
-    nor do reads and writes at all where the model does not work ``on_cpu``. Each thread calls
-    ``enter`` first. The first exception of a task stops all and is raised here.
+    ``streams`` tasks are at work at once, but tasks that wait do not count, nor do reads that
+    mostly wait, for a server; nor do reads and writes at all where the model does not work
+    ``on_cpu``. Each thread calls ``enter`` first. The first exception of a task stops all and is
+    raised here.
     """
     crew = _Crew(
         reading=iter(reading),
@@ -142,7 +150,7 @@ class _Crew:
     writing: deque[Task] = field(default_factory=deque)
     encoding: deque[Task] = field(default_factory=deque)
     n_running: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("read", "encode", "write"), 0)
+        default_factory=lambda: dict.fromkeys(("read", "encode", "write", "wait"), 0)
     )
     is_fetching: bool = False
     is_exhausted: bool = False
@@ -162,8 +170,8 @@ class _Crew:
                 if task.stage == "read" and (more or wall > core):
                     self.read_s, self.read_core_s = self.read_s + wall, self.read_core_s + core
                 for one in more:
-                    (self.writing if one.stage == "write" else self.encoding).append(one)
-                self.n_running[task.stage] -= 1
+                    self._add(one)
+                self.n_running[task.kind] -= 1
                 self.changed.notify_all()
 
     def stop(self, error: BaseException | None) -> None:
@@ -194,7 +202,7 @@ class _Crew:
                 if self.is_stopped:
                     return None
                 is_free = self._n_at_work() < self.streams
-                if self.writing and (is_free or not self.on_cpu):
+                if self.writing and (is_free or not self.on_cpu or self.writing[0].waits):
                     return self._start(self.writing.popleft())
                 if self._wants_reading() and (is_free or self._reading_waits()):
                     self.is_fetching = True
@@ -207,6 +215,12 @@ class _Crew:
                     return None
                 self.changed.wait()
         return Task("read", self._fetch_and_read)
+
+    def _add(self, task: Task) -> None:
+        if task.waits:
+            self.writing.appendleft(task)  # It is in nobody's way.
+        else:
+            (self.writing if task.stage == "write" else self.encoding).append(task)
 
     def _wants_reading(self) -> bool:
         waiting = len(self.encoding) + self.n_running["read"]
@@ -229,7 +243,7 @@ class _Crew:
         return self.is_exhausted and nothing_waits and not any(self.n_running.values())
 
     def _start(self, task: Task) -> Task:
-        self.n_running[task.stage] += 1
+        self.n_running[task.kind] += 1
         return task
 
     def _fetch_and_read(self) -> Iterable[Task]:
