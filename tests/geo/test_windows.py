@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,6 +77,28 @@ def test_windows_reach_only_into_blocks_that_are_neighbours(layout):
                 last = min(start + layout.window_px, core + n + layout.halo_px) - 1
                 last = min(last, layout.shape_yx[axis] - 1)
                 assert {first // side, last // side} <= {index[axis] for index in around}
+
+
+@settings(deadline=None)  # a shared machine pauses at will
+@given(layouts(), st.integers(1, 40))
+def test_where_blocks_fall_changes_no_window(layout, n_cores):
+    other = replace(layout, block_px=n_cores * layout.core_px)
+    windows, others = (
+        {window for block in of.blocks() for window in of.windows(block)} for of in (layout, other)
+    )
+    assert windows == others
+
+
+@pytest.mark.parametrize(("length", "n"), [(160, 1), (161, 2), (224, 2), (225, 3), (320, 3)])
+def test_what_is_left_of_an_image_within_a_halo_needs_no_window(length, n):
+    layout = lay_out((length, 40), patch_size=1, window_px=160, halo_px=32, block_px=96 * 10)
+    assert sum(layout.n_windows(block) for block in layout.blocks()) == n
+
+
+def test_blocks_are_of_like_size():
+    # 20 cores and a little: 10 + 10 + a sliver of a block would be as many blocks.
+    layout = lay_out((1936, 1936), patch_size=8, window_px=160, halo_px=32, block_px=1024)
+    assert [b.shape_yx[0] for b in layout.blocks()[::3]] == [672, 672, 592]
 
 
 @pytest.mark.parametrize(("window", "halo"), [(100, 8), (96, 9), (32, 16)])

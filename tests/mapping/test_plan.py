@@ -110,3 +110,20 @@ def test_a_seam_free_block_holds_about_as_many_tokens_whatever_the_dates():
     assert EmbedConfig(patch_size=1, seam_free=True).resolve_block_px(1) == 256
     assert EmbedConfig(patch_size=4, seam_free=True, block_px=512).resolve_block_px(12) == 512
     assert EmbedConfig(patch_size=4).resolve_block_px(12) == 1024
+
+
+@pytest.mark.parametrize(
+    ("length_px", "side_px"),
+    [
+        (2048, 2048),  # one domain
+        (2304, 2048),  # one with its halo
+        (2400, 1136),  # two, not 2048 and a small one that costs as much; the last has a halo more
+        (4000, 1936),
+        (4224, 2048),
+        (20000, 1992),  # ten
+    ],
+)
+def test_seam_free_domains_share_an_image_evenly(length_px, side_px):
+    config = EmbedConfig(patch_size=8, seam_free=True)
+    domain_px, halo_px = config.resolve_domain_px(400, 1, (length_px, length_px))
+    assert (domain_px - 2 * halo_px, halo_px) == (side_px, 128)

@@ -4,8 +4,9 @@ A **block** is the unit of reading, writing, markers and resume: one Zarr shard.
 what the model sees at once: a core, and a halo around it that overlaps its neighbours. All
 windows have the same size, so that batches and compiled graphs are shared. A window that would
 reach over the edge of the image is moved back inside instead of being filled, so it sees real
-pixels on every side. Everything is counted in pixels of the input grid and divides by the patch
-size.
+pixels on every side; what is left behind the last whole core, if no wider than a halo, belongs to
+that core and needs no window of its own. Everything is counted in pixels of the input grid and
+divides by the patch size.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Window:
     """First column of the core."""
 
     core_shape_yx: ShapeYX
-    """Rows and columns of the core; smaller than others at the lower and right edge."""
+    """Rows and columns of the core; at the lower and right edge smaller, or larger by a halo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +80,13 @@ class Layout:
         return [self.block(i, j) for i in range(n_down) for j in range(n_across)]
 
     def windows(self, block: Block) -> Iterator[Window]:
-        """Windows whose cores tile the block exactly once."""
-        for row, n_rows in self._cores(block.row_px, block.shape_yx[0]):
-            for col, n_cols in self._cores(block.col_px, block.shape_yx[1]):
+        """Windows whose cores begin in the block; those of all blocks tile the image once."""
+        rows, cols = self.shape_yx
+        for row, n_rows in self._cores(block.row_px, block.shape_yx[0], rows):
+            for col, n_cols in self._cores(block.col_px, block.shape_yx[1], cols):
                 yield Window(
-                    row_px=self._start(row, self.shape_yx[0]),
-                    col_px=self._start(col, self.shape_yx[1]),
+                    row_px=self._start(row, rows),
+                    col_px=self._start(col, cols),
                     core_row_px=row,
                     core_col_px=col,
                     core_shape_yx=(n_rows, n_cols),
@@ -114,13 +116,18 @@ class Layout:
         )
 
     def n_windows(self, block: Block) -> int:
-        """How many windows a block takes."""
-        rows, cols = block.shape_yx
-        return -(-rows // self.core_px) * -(-cols // self.core_px)
+        """How many windows a block takes; none if all of it lies behind the last core's start."""
+        starts, lengths = (block.row_px, block.col_px), block.shape_yx
+        down, across = (
+            len(self._cores(*axis)) for axis in zip(starts, lengths, self.shape_yx, strict=True)
+        )
+        return down * across
 
-    def _cores(self, first: int, length: int) -> Iterator[tuple[int, int]]:
-        for start in range(0, length, self.core_px):
-            yield first + start, min(self.core_px, length - start)
+    def _cores(self, first: int, length: int, image: int) -> list[tuple[int, int]]:
+        """Start and length of the cores along one axis that begin in a block."""
+        last = self.core_px * (max(1, -(-(image - self.halo_px) // self.core_px)) - 1)
+        starts = range(first, min(first + length, last + 1), self.core_px)
+        return [(start, image - start if start == last else self.core_px) for start in starts]
 
     def _start(self, core: int, length: int) -> int:
         return max(0, min(core - self.halo_px, length - self.window_px))
@@ -136,8 +143,9 @@ def lay_out(
 ) -> Layout:
     """Cut a grid of shape_yx pixels; ConfigError names the option that does not divide.
 
-    block_px is rounded to a whole number of window cores, so that where blocks fall never changes a
-    result. An image smaller than one window shrinks the window to the image.
+    block_px is the most: blocks have a whole number of window cores, so that where they fall never
+    changes a result, and no more than makes them of like size. An image smaller than one window
+    shrinks the window to the image.
     """
     for name, value in (("window", window_px), ("halo", halo_px)):
         if value % patch_size:
@@ -159,7 +167,11 @@ def lay_out(
         window_px, halo_px, core = longest, 0, longest
     # A block larger than the image would only hold fill. One narrower than two halos would be
     # reached by windows of blocks that are not its neighbours.
-    n_cores = max(1, -(-2 * halo_px // core), min(block_px // core, -(-longest // core)))
+    least = max(1, -(-2 * halo_px // core))
+    most = max(least, min(block_px // core, -(-longest // core)))
+    n_cores = min(
+        range(least, most + 1), key=lambda n: -(-rows // (n * core)) * -(-cols // (n * core))
+    )
     return Layout(
         shape_yx=(rows, cols),
         patch_size=patch_size,

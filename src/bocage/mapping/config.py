@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bocage.errors import ConfigError
+from bocage.types import ShapeYX
 
 MAX_WINDOW_PATCHES = 20
 """Window side with one sensor and date; bigger is further from what the models were trained on."""
@@ -47,8 +48,8 @@ class EmbedConfig:
     fifth of the window."""
 
     block_px: int | None = None
-    """Side of the unit of writing and resume (one shard), rounded to whole window cores; None is
-    1024; for seam-free maps 256 patches, fewer with many dates or sensors (96 at least)."""
+    """Largest side of the unit of writing and resume (one shard), which has whole window cores;
+    None is 1024; for seam-free maps 256 patches, fewer with many dates or sensors (96 at least)."""
 
     batch_size: int | None = None
     """Windows per forward; None derives it from the number of tokens."""
@@ -113,14 +114,29 @@ class EmbedConfig:
             return self.halo_px
         return self.patch_size * round(window_px / self.patch_size / 5)
 
-    def resolve_domain_px(self, reach_px: int, tokens_per_cell: int) -> tuple[int, int]:
-        """Side and halo of a domain of seam-free inference, for a model that looks this far."""
+    def resolve_domain_px(
+        self, reach_px: int, tokens_per_cell: int, shape_yx: ShapeYX
+    ) -> tuple[int, int]:
+        """Side and halo of a domain of seam-free inference, for a model that looks this far.
+
+        Domains share an image evenly: all have one side, so a small one left over would cost as
+        much as the others.
+        """
         p = self.patch_size
         halo = self.halo_px
         if halo is None:
             neighborhood_px = self.window_px or SEAM_FREE_NEIGHBORHOOD_PATCHES * p
             halo = max(neighborhood_px, p * math.ceil(SEAM_FREE_HALO * reach_px / p))
-        return self.resolve_block_px(tokens_per_cell) // p * p + 2 * halo, halo
+        most = self.resolve_block_px(tokens_per_cell) // p
+        if max(shape_yx) <= p * most + 2 * halo:
+            return p * most + 2 * halo, halo  # The whole image is one domain.
+
+        def n_px(side: int) -> int:
+            n_rows, n_cols = (max(1, math.ceil((n - halo) / side)) for n in shape_yx)
+            return n_rows * n_cols * (side + 2 * halo) ** 2
+
+        # Half as many patches would be more domains for the same cores.
+        return min((p * n for n in range(most, most // 2, -1)), key=n_px) + 2 * halo, halo
 
     def resolve_block_px(self, tokens_per_cell: int) -> int:
         """The block's side; the layout rounds it to whole cores.

@@ -177,6 +177,8 @@ class _BlockRun:
 
     def reading(self) -> Iterator[Task]:
         """The first task of each strip."""
+        if not self.places:  # Its cells are the ends of its neighbours' cores.
+            return iter([Task("write", self._keep)])
         return (Task("read", partial(self._read, place)) for place in self.places)
 
     def _read(self, place: StripPlace) -> list[Task]:
