@@ -16,7 +16,7 @@ from bocage.models.selection import RowGroup
 from bocage.models.training import add_mlp, linear
 from bocage.models.training_attention import attends, rotary_attention
 
-NO_KERNELS = library.why_unavailable(training=True)
+NO_KERNELS = library.why_unavailable("training")
 needs_kernels = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
 
 FP32, BF16 = 2e-6, 1e-2
@@ -329,10 +329,10 @@ def test_without_kernels_the_plain_form_runs(monkeypatch):
 
 
 def test_a_processor_with_tiles_and_no_compiler_says_what_it_costs(monkeypatch):
-    def failing():
+    def failing(name):
         raise RuntimeError("there is no C++ compiler (g++)")
 
-    monkeypatch.setattr(library, "training_library", failing)
+    monkeypatch.setattr(library, "library", failing)
     for name, value in (("system", "Linux"), ("machine", "x86_64")):
         monkeypatch.setattr(library.platform, name, lambda value=value: value)
     flags = frozenset({"amx_tile", "amx_bf16", "avx512_bf16", "avx512bw"})

@@ -2,7 +2,7 @@
 
 Each function gives the numbers of its plain form, forward and backward, to the rounding of fp32; on
 a CPU with AMX norm, bias, GELU and residual sum are part of the products, and fp32 runs on the bf16
-tile unit (``engine/training_products.cpp``). Under autocast products are bf16, the residual stream
+tile unit (``training_kernels/products.cpp``). Under autocast products are bf16, the residual stream
 and all gradients of parameters fp32.
 
 Axes: n tokens, D width, K O widths of a linear map.

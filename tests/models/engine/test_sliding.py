@@ -21,7 +21,7 @@ from bocage.models.encoder import EncoderOutput
 from bocage.models.engine import sliding
 from bocage.models.engine.cpu import CpuBackend
 from bocage.models.engine.fast import FastEncoder
-from bocage.models.engine.sliding import SlidingAttention, SlidingEncoder, Turns, sliding_encoder
+from bocage.models.engine.sliding import SlidingAttention, SlidingEncoder, sliding_encoder, turns
 from bocage.models.model import Model
 from bocage.models.releases import release_config
 
@@ -117,11 +117,12 @@ def test_attention_is_that_of_one_dense_mask(
             dtype=dtype,
             shown=visible,
         )
-    turns = Turns(rotation, heads)
-    found = [
-        attention.attend(rows)
-        for rows in attention.strips(lambda rows: attention.pack(qkv[rows], rows, turns))
-    ]
+    tables = turns(rotation, heads)
+
+    def pack(rows: slice) -> None:
+        attention.pack(rows, tables, queries=qkv[rows], keys=qkv[rows, ..., width:])
+
+    found = [attention.attend(rows) for rows in attention.strips(pack)]
 
     # Halves of a head are turned as pairs.
     q, k, v = qkv.float().unflatten(-1, (3, heads, -1)).unbind(3)
@@ -253,7 +254,7 @@ def test_the_model_embeds_domains_on_the_kernels_in_product_units() -> None:
             )
 
 
-def test_int8_runs_domains_in_bfloat16() -> None:
+def test_int8_runs_domains() -> None:
     config = replace(release_config("v1.2", "base"), depth=1)
     encoder = random_encoder(config)
     values, dates = random_values(S2, (1, 64, 72, 1)), random_dates(1, 1)

@@ -81,7 +81,7 @@ def fast_encoder(
         description = f"{precision} with AMX kernels ({reason})"
         backend = CpuBackend(encoder, precision)
         if encoder.attention_pooler is not None and backend.pooler is None:
-            why = locations.why_unsuited(encoder.config, backend.dtype)
+            why = locations.why_unsuited(encoder.config)
             description += f"; the pooler as plain modules, because {why}"
         engine = FastEncoder(encoder, backend, description)
     elif why_no_compiler(device) is None:

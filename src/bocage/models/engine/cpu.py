@@ -4,12 +4,10 @@ Read ``encoder.py`` first: this is the same network. What differs:
 
 * one sequence for all sensors, ordered by place, then time, then band set, so that position is two
   small tables (time and place) and rotations are applied inside attention;
-* gains and biases of norms are folded into the linear map that follows; q, k and v are one map;
 * a patch goes from pixels to its projection without an upsampled image, normalized on the way;
-* norms before a linear map, GELU and sums after it are part of it; weights are packed once;
-* fp32 products run on the bf16 tile unit, three numbers per value (``products.cpp``);
-* the pooler of v1.3 reads with a table of queries (``locations.py``);
+* q, k and v are one map; norms before a linear map, GELU and sums after it are part of it;
 * in bf16 and int8 tokens stay in the order of tiles from the first block to the last;
+* the pooler of v1.3 reads with a table of queries (``locations.py``);
 * statistics, softmax and rotations are fp32.
 
 Axes: B batch, H W pixels, h w patch rows and columns, T timesteps, C bands, S band sets of all
@@ -18,7 +16,7 @@ sensors together, N = h w T S tokens, M heads, K channel pairs of a head, D widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from typing import cast
 
 import torch
@@ -29,9 +27,10 @@ from bocage.models.attention import Block
 from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
 from bocage.models.engine import kernels, locations, tables
-from bocage.models.engine.blocks import FastBlock, Int8Block, PackedLinear, run_in_tiles
+from bocage.models.engine.blocks import FastBlock, run_blocks
 from bocage.models.engine.kernels import Rotation, TokenOrder
 from bocage.models.engine.library import cpu_flags, why_unavailable
+from bocage.models.engine.linear import Linear
 from bocage.models.engine.locations import FastPooler
 from bocage.models.engine.tables import Angles
 from bocage.models.missing import normalization
@@ -48,10 +47,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.bfloat16}
 def why_unsuited(config: ModelConfig, precision: str) -> str | None:
     """The reason why this engine cannot run a network, or None if it can."""
     head_width = config.width // config.heads
-    if precision != "fp32" and head_width not in kernels.HEAD_WIDTHS:
+    if head_width not in kernels.HEAD_WIDTHS:
         return f"there is no attention kernel for heads of width {head_width}"
-    if head_width % 16 or config.width % 32:
-        return f"heads of width {head_width} are not a multiple of 16, or {config.width} not of 32"
+    if config.width % 32:
+        return f"{config.width} is not a multiple of 32"
     if precision == "int8" and (config.width % 64 or "amx_int8" not in cpu_flags()):
         return f"the processor lacks amx_int8, or {config.width} is not a multiple of 64"
     if config.base_patch_size != 8 or len(config.pixel_hidden or (1,)) != 1:
@@ -68,12 +67,7 @@ class CpuBackend:
         self.config = encoder.config
         self.dtype = DTYPES[precision]
         self.norm = encoder.norm
-        blocks = [cast(Block, block) for block in encoder.blocks]
-        self.blocks: Sequence[Int8Block | FastBlock]
-        if precision == "int8":
-            self.blocks = [Int8Block(block) for block in blocks]
-        else:
-            self.blocks = [FastBlock(block, self.dtype) for block in blocks]
+        self.blocks = [FastBlock(cast(Block, block), precision) for block in encoder.blocks]
         self.embedders = {
             name: [
                 FastPatchEmbedding(cast(PatchEmbedding, embedder), name, bands, self.dtype)
@@ -87,8 +81,8 @@ class CpuBackend:
         }
         self.pooler: FastPooler | None = None
         pooler = encoder.attention_pooler
-        if pooler is not None and locations.why_unsuited(encoder.config, self.dtype) is None:
-            self.pooler = FastPooler(pooler, self.dtype)
+        if pooler is not None and locations.why_unsuited(encoder.config) is None:
+            self.pooler = FastPooler(pooler, precision)
         keep_freed_memory()
 
     def embed(
@@ -131,14 +125,7 @@ class CpuBackend:
         packing = None if keep is None else plan_packing(keep)
         if packing is not None:
             x, order = packing.pack(x), tables.packed_order(order, packing)
-        if self.dtype == torch.float32:
-            for block, rotation in zip(self.blocks, rotations, strict=True):
-                x = cast(FastBlock, block)(x, rotation, order)
-        else:  # tokens stay in tiles from block to block
-            tiles = kernels.to_tiles(x.contiguous())
-            for block, rotation in zip(self.blocks, rotations, strict=True):
-                run_in_tiles(block, tiles, (len(x), x.shape[1]), rotation, order)
-            x = kernels.from_tiles(tiles, x.shape)
+        x = run_blocks(self.blocks, x.contiguous(), rotations, order)
         return x if packing is None else packing.unpack(x)
 
     def pool(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -176,7 +163,8 @@ class FastPatchEmbedding:
         self.raw_scaling[0][: len(bands)] = 1 / span[list(bands)]
         self.raw_scaling[1][: len(bands)] = -low[list(bands)] / span[list(bands)]
         self.width = len(weight)
-        self.project = PackedLinear(weight, bias, dtype)
+        precision = "fp32" if dtype == torch.float32 else "bf16"  # int8 would lose the pixels
+        self.project = Linear(weight, bias, precision)
 
     def __call__(self, x: Tensor, patch_size: int, *, raw: bool = False) -> Tensor:
         """Tokens [B, h, w, T, D] of fp32 x [B, H, W, T, C], in product units if ``raw``."""
@@ -199,5 +187,5 @@ class FastPatchEmbedding:
                 scaling=self.raw_scaling if raw else self.scaling,
                 hidden=self.hidden,
             )
-            part.copy_(self.project(pixels))
+            self.project.rows(pixels, out=part)
         return out.view(n_batch, *grid, times, self.width)

@@ -9,7 +9,7 @@ together, N = P T S tokens in this order, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, Protocol, cast
 
 import torch
@@ -75,58 +75,17 @@ class FastEncoder:
         patch_size: int,
         *,
         visible: Mapping[str, Tensor] | None = None,
-        input_res_m: float = 10.0,
         location_query_patch_size: int | None = None,
         raw: Set[str] = frozenset(),
     ) -> EncoderOutput:
         """See ``Encoder.forward``; values of the sensors in ``raw`` are in product units."""
-        values = self._in_order(values)
-        n_batch, n_once = len(timestamps), self._samples_at_once(values, patch_size)
-        if n_batch > n_once:
-            parts = [slice(i, i + n_once) for i in range(0, n_batch, n_once)]
-            return _join(
-                [
-                    self(
-                        {name: x[part] for name, x in values.items()},
-                        timestamps[part],
-                        patch_size,
-                        visible=visible and {name: x[part] for name, x in visible.items()},
-                        input_res_m=input_res_m,
-                        location_query_patch_size=location_query_patch_size,
-                        raw=raw,
-                    )
-                    for part in parts
-                ]
-            )
-        step = input_res_m * patch_size / 10
-        x = self._embed(values, timestamps, patch_size, step, raw)
-        shape = x.shape
-        keep: Tensor | None = None
-        if visible is not None:
-            keep = torch.cat([visible[name] for name in values], dim=-1).flatten(1)
-            keep = None if bool(keep.all()) else keep
-        x = self._run(x, timestamps, step, keep)
-        norm = self.encoder.norm
-        x = functional.layer_norm(x.float(), x.shape[-1:], norm.weight, norm.bias, norm.eps)
-        if keep is not None:
-            x = torch.where(keep[..., None], x, 0)
-        locations: Locations | None = None
-        if self.encoder.attention_pooler is not None:
-            window = WindowShape(
-                grid_hw=(shape[1], shape[2]),
-                times=shape[3],
-                n_sets=shape[4],
-                queries_per_patch=patch_size // (location_query_patch_size or patch_size),
-                step=step * self.config.positions.coordinate_scale,
-            )
-            locations = self._locations(x, keep, window)
-        tokens = self._split(x.view(shape), values)
-        if visible is None:
-            visible = {
-                name: torch.ones(part.shape[:-1], dtype=torch.bool, device=x.device)
-                for name, part in tokens.items()
-            }
-        return EncoderOutput(tokens=tokens, visible=dict(visible), locations=locations)
+        side = patch_size // (location_query_patch_size or patch_size)
+        return _join(
+            [
+                self._outputs(*part, patch_size, side, raw)
+                for part in self._parts(values, timestamps, visible, patch_size)
+            ]
+        )
 
     @torch.no_grad()
     def pooled(
@@ -135,36 +94,120 @@ class FastEncoder:
         timestamps: Tensor,
         patch_size: int,
         *,
-        input_res_m: float = 10.0,
         raw: Set[str] = frozenset(),
     ) -> Tensor:
         """The map [B, h, w, D] alone, where nothing is hidden: tokens are never written out.
 
         Mean over timesteps and band sets of each sensor, then over sensors.
         """
-        values = self._in_order(values)
-        n_batch, n_once = len(timestamps), self._samples_at_once(values, patch_size)
-        if n_batch > n_once:
-            parts = [
-                self.pooled(
-                    {name: x[i : i + n_once] for name, x in values.items()},
-                    timestamps[i : i + n_once],
-                    patch_size,
-                    input_res_m=input_res_m,
-                    raw=raw,
-                )
-                for i in range(0, n_batch, n_once)
+        maps = []
+        for part, stamps, _ in self._parts(values, timestamps, None, patch_size):
+            x = self._encode(part, stamps, patch_size, raw, None)  # [B, h, w, T, S, D]
+            times = x.shape[3]
+            shares = [
+                torch.full((n_sets,), 1 / (n_sets * times * len(part)), device=x.device)
+                for n_sets in self._sets(part)
             ]
-            return torch.cat(parts)
-        step = input_res_m * patch_size / 10
-        x = self._embed(values, timestamps, patch_size, step, raw)
-        shape = x.shape
-        x = self._run(x, timestamps, step, None).view(*shape[:3], -1, shape[-1])
-        shares = [
-            torch.full((n_sets,), 1 / (n_sets * shape[3] * len(values)), device=x.device)
-            for n_sets in (len(self.config.band_sets[name]) for name in values)
-        ]
-        return self.backend.pool(x, torch.cat(shares).repeat(shape[3]))
+            maps.append(self.backend.pool(x.flatten(3, 4), torch.cat(shares).repeat(times)))
+        return torch.cat(maps)
+
+    def _parts(
+        self,
+        values: Mapping[str, Tensor],
+        timestamps: Tensor,
+        visible: Mapping[str, Tensor] | None,
+        patch_size: int,
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor, dict[str, Tensor] | None]]:
+        """Values in the order of the model, dates and visible tokens of samples to take at once."""
+        names = [name for name in self.config.modalities if name in values]
+        n_batch, rows, cols, times, _ = values[names[0]].shape
+        n_once = n_batch
+        if timestamps.device.type == "cpu":
+            places = (rows // patch_size) * (cols // patch_size)
+            n_tokens = places * times * sum(self._sets(names))
+            n_once = max(1, NUMBERS_AT_ONCE // (n_tokens * self.config.width))
+        for first in range(0, n_batch, n_once):
+            part = slice(first, first + n_once)
+            yield (
+                {name: values[name][part] for name in names},
+                timestamps[part],
+                None if visible is None else {name: visible[name][part] for name in names},
+            )
+
+    def _sets(self, sensors: Iterable[str]) -> list[int]:
+        """How many band sets each sensor has."""
+        return [len(self.config.band_sets[name]) for name in sensors]
+
+    def _encode(
+        self,
+        values: dict[str, Tensor],
+        timestamps: Tensor,
+        patch_size: int,
+        raw: Set[str],
+        keep: Tensor | None,
+    ) -> Tensor:
+        """Tokens [B, h, w, T, S, D] after the last block; ``keep`` [B, N] hides the others."""
+        _, rows, cols, _, _ = next(iter(values.values())).shape
+        grid, step = (rows // patch_size, cols // patch_size), float(patch_size)
+        encodings = self._encodings.get(
+            lambda: {
+                name: self.encoder.composite_encodings(name, grid, timestamps, step)
+                for name in values
+            },
+            tuple(values),
+            grid,
+            step,
+            timestamps,
+        )
+        x = self.backend.embed(values, encodings, patch_size, raw)
+        prepared = self._prepared.get(
+            lambda: self._prepare(grid, x.shape[3], x.shape[4], timestamps, step),
+            grid,
+            x.shape[4],
+            step,
+            timestamps,
+        )
+        return self.backend.run(x.flatten(1, 4), prepared, keep).view(x.shape)
+
+    def _outputs(  # noqa: PLR0917 - one part of a call
+        self,
+        values: dict[str, Tensor],
+        timestamps: Tensor,
+        visible: dict[str, Tensor] | None,
+        patch_size: int,
+        queries_per_patch: int,
+        raw: Set[str],
+    ) -> EncoderOutput:
+        """Everything that ``Encoder.forward`` returns, of a part of a batch."""
+        keep: Tensor | None = None
+        if visible is not None:
+            keep = torch.cat([visible[name] for name in values], dim=-1).flatten(1)
+            keep = None if bool(keep.all()) else keep
+        x = self._encode(values, timestamps, patch_size, raw, keep)
+        norm = self.encoder.norm
+        x = functional.layer_norm(x.float(), x.shape[-1:], norm.weight, norm.bias, norm.eps)
+        locations = None
+        if self.config.pooler is not None:
+            window = WindowShape(
+                grid_hw=(x.shape[1], x.shape[2]),
+                times=x.shape[3],
+                n_sets=x.shape[4],
+                queries_per_patch=queries_per_patch,
+                step=float(patch_size),
+            )
+            locations = self._locations(x.flatten(1, 4), keep, window)
+        tokens = dict(zip(values, x.split(self._sets(values), dim=4), strict=True))
+        if visible is None:
+            visible = {
+                name: torch.ones(part.shape[:-1], dtype=torch.bool, device=x.device)
+                for name, part in tokens.items()
+            }
+        else:
+            tokens = {
+                name: part.masked_fill(~visible[name][..., None], 0)
+                for name, part in tokens.items()
+            }
+        return EncoderOutput(tokens=tokens, visible=visible, locations=locations)
 
     def _locations(self, x: Tensor, keep: Tensor | None, window: WindowShape) -> Locations:
         """What the pooler makes of fp32 tokens [B, N, D], in fp32."""
@@ -174,7 +217,7 @@ class FastEncoder:
         positions = places.repeat_interleave(window.times * window.n_sets, 0)[None]
         valid = None if keep is None else keep | ~keep.any(dim=1, keepdim=True)
         pooler = cast(AttentionPooler, self.encoder.attention_pooler)
-        with torch.autocast(x.device.type, self.backend.dtype, self._is_half()):
+        with torch.autocast(x.device.type, self.backend.dtype, self.backend.dtype != torch.float32):
             found = pooler(
                 x,
                 positions,
@@ -188,49 +231,6 @@ class FastEncoder:
             positions=found.positions,
             student=None if found.student is None else found.student.float(),
         )
-
-    def _samples_at_once(self, values: Mapping[str, Tensor], patch_size: int) -> int:
-        """Samples of a batch that go through the blocks together on a CPU."""
-        first = next(iter(values.values()))
-        if first.device.type != "cpu":
-            return len(first)
-        _, rows, cols, times, _ = first.shape
-        n_sets = sum(len(self.config.band_sets[name]) for name in values)
-        n_tokens = rows // patch_size * (cols // patch_size) * times * n_sets
-        return max(1, NUMBERS_AT_ONCE // (n_tokens * self.config.width))
-
-    def _embed(
-        self,
-        values: dict[str, Tensor],
-        timestamps: Tensor,
-        patch_size: int,
-        step: float,
-        raw: Set[str],
-    ) -> Tensor:
-        _, rows, cols, _, _ = next(iter(values.values())).shape
-        grid = rows // patch_size, cols // patch_size
-        encodings = self._encodings.get(
-            lambda: {
-                name: self.encoder.composite_encodings(name, grid, timestamps, step)
-                for name in values
-            },
-            tuple(values),
-            grid,
-            step,
-            timestamps,
-        )
-        return self.backend.embed(values, encodings, patch_size, raw)
-
-    def _run(self, x: Tensor, timestamps: Tensor, step: float, keep: Tensor | None) -> Tensor:
-        n_batch, *grid, times, n_sets, width = x.shape
-        prepared = self._prepared.get(
-            lambda: self._prepare((grid[0], grid[1]), times, n_sets, timestamps, step),
-            tuple(grid),
-            n_sets,
-            step,
-            timestamps,
-        )
-        return self.backend.run(x.view(n_batch, -1, width), prepared, keep)
 
     def _prepare(
         self, grid: tuple[int, int], times: int, n_sets: int, timestamps: Tensor, step: float
@@ -249,21 +249,12 @@ class FastEncoder:
         order = tables.token_order(grid[0] * grid[1], times, n_sets)
         return self.backend.prepare(angles, order)
 
-    def _split(self, x: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """[B, h, w, T, S, D] of all sensors together to each sensor's own."""
-        sizes = [len(self.config.band_sets[name]) for name in values]
-        return dict(zip(values, torch.split(x, sizes, dim=4), strict=True))
-
-    def _in_order(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: values[name] for name in self.config.modalities if name in values}
-
-    def _is_half(self) -> bool:
-        return self.backend.dtype != torch.float32
-
 
 def _join(parts: list[EncoderOutput]) -> EncoderOutput:
     """Outputs of parts of a batch as one."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     locations = first.locations
     if locations is not None:
         found = [part.locations for part in parts if part.locations is not None]

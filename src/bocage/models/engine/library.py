@@ -1,8 +1,7 @@
 """Compile the kernels for CPUs with AMX, once per machine, and open them.
 
-A shared library (one for inference, one for training) takes about ten seconds to build and stays in
-the cache folder under the hash of its sources and flags: later processes open it, and an update of
-this package makes a new one.
+A shared library takes about ten seconds to build and stays in the cache folder under the hash of
+its sources and flags: later processes open it, and an update of this package makes a new one.
 """
 
 from __future__ import annotations
@@ -12,65 +11,41 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).parent
-SOURCES = ("attention.cpp", "patches.cpp", "products.cpp", "products_fp32.cpp", "rows.cpp")
-HEADERS = ("tiles.h", "vectors.h", "blocks.h")
-TRAINING_SOURCES = ("training_products.cpp", "training_rows.cpp", "training_attention.cpp")
-TRAINING_HEADERS = (*HEADERS, "training.h")
-SLIDING_SOURCES = ("sliding.cpp",)
+MODELS = Path(__file__).parents[1]
+SOURCES = {
+    "engine": ("attention.cpp", "patches.cpp", "pool.cpp", "products.cpp", "products_fp32.cpp"),
+    "sliding": ("sliding.cpp",),
+    "training": ("attention.cpp", "products.cpp", "rows.cpp"),
+}
+"""Libraries: windows, seam-free inference, which few need, and training."""
+
+FOLDERS = {"engine": "engine", "sliding": "engine", "training": "training_kernels"}
 FLAGS = ("-O3", "-std=c++17", "-march=sapphirerapids", "-fopenmp", "-shared", "-fPIC")
-
-_I, _P, _F = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-_ARGUMENTS = {
-    "attention": [_P, _P, *[_I] * 5, *[_P] * 5, _I, _P, _P, _I],
-    "reading": [*[_P] * 4, *[_I] * 5, *[_P] * 5, _I, _P, _P, _I],
-    "rotate_parts": [_P, *[_I] * 6, *[_P] * 4, _I, _P, _P, _I],
-    "patch_pixels": [_P, _P, *[_I] * 14, *[_P] * 7, _I, _I, _P, _P],
-    "product": [*[_P] * 6, *[_I] * 3, _F, _I, _I],
-    "product_int8": [*[_P] * 7, *[_I] * 5],
-    "product_fp32": [*[_P] * 5, *[_I] * 4, _F, _I],
-    "to_tiles": [_P, _P, _I, _I],
-    "from_tiles": [_P, _P, _I, _I],
-    "norm_pool": [_P, _P, *[_I] * 4, _P, _P, _P, _F],
-    "quantize": [_P, _P, _P, *[_I] * 3, _F],
-}
-_TRAINING_ARGUMENTS = {
-    "pack_weight": [_P, _P, _P, *[_I] * 4],
-    "training_product": [_P, _I, _P, _I, *[_P] * 5, _I, _P, _F, *[_I] * 4],
-    "weight_gradient": [_P, _I, _P, _P, _I, _P, _I, _P, _P, *[_I] * 4],
-    "norm_gradient": [*[_P] * 5, _I, _I],
-    "turn": [*[_P] * 3, *[_I] * 5],
-    "turn_gradient": [*[_P] * 5, *[_I] * 5],
-    "training_attention": [*[_P] * 7, *[_I] * 4],
-    "training_attention_gradient": [*[_P] * 11, *[_I] * 4],
-}
-
-_SLIDING_ARGUMENTS = {
-    "sliding_pack": [_P, _I, _P, _I, *[_P] * 5, *[_I] * 9, *[_P] * 6],
-    "sliding_attend": [*[_P] * 7, *[_I] * 11],
-}
+TILE_PERMISSION = 158, 0x1023, 18
+"""Linux hands out the tile registers on request: arch_prctl, ARCH_REQ_XCOMP_PERM, tile data."""
 
 
-def why_unavailable(*, training: bool = False) -> str | None:
-    """The reason why the kernels (those of ``training``) cannot run here, or None if they can."""
+def why_unavailable(name: str = "engine") -> str | None:
+    """The reason why the kernels of a library cannot run here, or None if they can."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return f"{platform.system()} {platform.machine()} is not Linux on x86-64"
     missing = {"amx_tile", "amx_bf16", "avx512_bf16", "avx512bw"} - cpu_flags()
     if missing:
         return f"the processor lacks {', '.join(sorted(missing))}"
     try:
-        training_library() if training else library()
+        library(name)
     except (OSError, RuntimeError) as error:
         return str(error)
     return None
@@ -93,47 +68,47 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bocage"
 
 
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL:
-    """The kernels, with their argument types; RuntimeError or OSError where they cannot be had."""
-    opened = _open(_build("kernels", SOURCES, HEADERS), _ARGUMENTS)
-    opened.bocage_attention.restype = opened.bocage_reading.restype = ctypes.c_int
-    return opened
-
-
-@lru_cache(maxsize=1)
-def training_library() -> ctypes.CDLL:
-    """The kernels of a training step, as ``library``."""
-    opened = _open(_build("training", TRAINING_SOURCES, TRAINING_HEADERS), _TRAINING_ARGUMENTS)
-    for name in ("training_attention", "training_attention_gradient"):
-        getattr(opened, f"bocage_{name}").restype = ctypes.c_int
-    return opened
-
-
-@lru_cache(maxsize=1)
-def sliding_library() -> ctypes.CDLL:
-    """The kernels of seam-free inference, which few need, as ``library``."""
-    return _open(_build("sliding", SLIDING_SOURCES, HEADERS), _SLIDING_ARGUMENTS)
-
-
-def _open(path: Path, arguments_of: dict[str, list[Any]]) -> ctypes.CDLL:
-    opened = ctypes.CDLL(str(path))
-    for name, arguments in arguments_of.items():
-        function = getattr(opened, f"bocage_{name}")
-        function.argtypes = arguments
-        function.restype = None
-    if opened.bocage_request_tiles() != 0:
+@lru_cache(maxsize=3)
+def library(name: str) -> ctypes.CDLL:
+    """The kernels ``bocage_...`` of a library; RuntimeError or OSError where they cannot be had."""
+    if ctypes.CDLL(None).syscall(*map(ctypes.c_long, TILE_PERMISSION)) != 0:
         raise RuntimeError("the system does not grant the AMX tile registers")
+    sources = [MODELS / FOLDERS[name] / source for source in SOURCES[name]]
+    opened = ctypes.CDLL(str(_build(name, sources)))
+    for source in sources:
+        declared = re.findall(r'extern "C" void (\w+)\((.*?)\)', source.read_text(), re.DOTALL)
+        for function, arguments in declared:
+            getattr(opened, function).restype = None
+            getattr(opened, function).argtypes = [_type(each) for each in arguments.split(",")]
     return opened
 
 
-def _build(kind: str, names: Sequence[str], headers: Sequence[str]) -> Path:
+def pointer(x: Tensor | None) -> int | None:
+    """Where the numbers of a contiguous tensor begin."""
+    if x is None:
+        return None
+    if not x.is_contiguous():
+        raise ValueError(f"kernel argument of strides {x.stride()} is not contiguous")
+    return x.data_ptr()
+
+
+def _type(argument: str) -> type:
+    """The type of an argument by its declaration in C++."""
+    if "*" in argument:
+        return ctypes.c_void_p
+    return {"int64_t": ctypes.c_int64, "float": ctypes.c_float}[argument.split(maxsplit=1)[0]]
+
+
+def _build(name: str, sources: list[Path]) -> Path:
     """Path of a shared library, compiled if this machine has none of these sources yet."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     key = hashlib.sha256(" ".join((*FLAGS, str(compiler))).encode())
-    for name in (*headers, *names):
-        key.update((FOLDER / name).read_bytes())
-    path = cache_folder() / f"{kind}-{key.hexdigest()[:16]}.so"
+    headers = sorted(
+        path for folder in set(FOLDERS.values()) for path in MODELS.glob(f"{folder}/*.h")
+    )
+    for path in (*headers, *sources):
+        key.update(path.read_bytes())
+    path = cache_folder() / f"{name}-{key.hexdigest()[:16]}.so"
     if path.exists():
         return path
     if compiler is None:
@@ -142,9 +117,8 @@ def _build(kind: str, names: Sequence[str], headers: Sequence[str]) -> Path:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         built = Path(folder) / path.name
-        sources = [str(FOLDER / name) for name in names]
         result = subprocess.run(
-            [compiler, *FLAGS, *sources, "-o", str(built)],
+            [compiler, *FLAGS, *map(str, sources), "-o", str(built)],
             capture_output=True,
             text=True,
             check=False,

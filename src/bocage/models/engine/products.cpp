@@ -16,8 +16,8 @@
 #include "vectors.h"
 
 #include <omp.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+
+#include <type_traits>
 
 static constexpr int64_t PAIR = 1024;           // sums or bf16 numbers in two tiles, beside each other
 static constexpr int64_t STEP = 16;             // blocks of depth taken before the next rows: 32 KB of weights
@@ -253,25 +253,22 @@ static void product(const Code* x, const Code* weight, Ending<Code> ending, int6
 
 }  // namespace
 
-// y = gelu(norm(x) W^T + bias) + plus. x in tiles, y and plus [M, O] or in tiles. weight
-// [O/32][K/32][2][16][16][2]: columns, depth, halves of the columns, pairs of depth, columns, pair;
-// weight_sums [O] over its depth, null without a norm.
-extern "C" void bocage_product(const bf16* x, const bf16* weight, const float* weight_sums,
-                               const float* bias, const bf16* plus, bf16* y, int64_t M, int64_t K,
-                               int64_t O, float epsilon, int64_t is_gelu, int64_t in_tiles) {
-  const Ending<bf16> ending{bias, weight_sums, plus, y, M, O, bool(is_gelu), bool(in_tiles)};
-  product(x, weight, ending, K, epsilon);
-}
-
-// The same of int8 codes and the scales of their rows and of the columns of the weight
-// [O/32][K/64][2][16][16][4]: columns, depth, halves of the columns, fours of depth, columns, four.
-extern "C" void bocage_product_int8(const int8_t* x, const void* row_scales, const int8_t* weight,
-                                    const float* column_scales, const float* bias, const bf16* plus,
-                                    bf16* y, int64_t M, int64_t K, int64_t O, int64_t is_gelu,
-                                    int64_t in_tiles) {
-  Ending<int8_t> ending{bias, column_scales, plus, y, M, O, bool(is_gelu), bool(in_tiles)};
-  ending.norms = (const RowNorm*)row_scales;
-  product(x, weight, ending, K, 0);
+// y = gelu(norm(x) W^T + bias) + plus. x in tiles, y and plus [M, O] or in tiles.
+//
+// bf16: weight [O/32][K/32][2][16][16][2] by columns, depth, halves of the columns, pairs of depth, columns,
+// pair; `columns` [O] are its sums over the depth, null without a norm. int8, where x has row_scales (of
+// bocage_quantize, which takes the norm): weight [O/32][K/64][2][16][16][4]; `columns` are its scales.
+extern "C" void bocage_product(const void* x, const void* row_scales, const void* weight,
+                               const float* columns, const float* bias, const bf16* plus, bf16* y, int64_t M,
+                               int64_t K, int64_t O, float epsilon, int64_t is_gelu, int64_t in_tiles) {
+  auto run = [&](auto* codes) {
+    using Code = std::remove_const_t<std::remove_pointer_t<decltype(codes)>>;
+    Ending<Code> ending{bias, columns, plus, y, M, O, bool(is_gelu), bool(in_tiles)};
+    ending.norms = (const RowNorm*)row_scales;
+    product(codes, (const Code*)weight, ending, K, epsilon);
+  };
+  if (row_scales) run((const int8_t*)x);
+  else run((const bf16*)x);
 }
 
 // Codes, in tiles, of bf16 rows in tiles, and for each row {0, scale}. A scale for each row: no sample
@@ -339,6 +336,3 @@ extern "C" void bocage_from_tiles(const bf16* x, bf16* y, int64_t M, int64_t D) 
     for (int64_t c = 0; c < D; c += 32)
       _mm512_storeu_si512(y + m * D + c, _mm512_load_si512(x + m / 32 * D * 32 + c * 32 + m % 32 * 32));
 }
-
-// Linux hands out the tile registers on request; 0 = granted.
-extern "C" int bocage_request_tiles() { return int(syscall(SYS_arch_prctl, 0x1023, 18)); }

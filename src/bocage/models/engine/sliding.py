@@ -12,7 +12,7 @@ queries), D width, M heads, E channels of a head.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import cast
 
 import torch
@@ -20,14 +20,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from bocage.models.attention import Block
-from bocage.models.config import ModelConfig
 from bocage.models.domain import Rotation, check_one_domain
 from bocage.models.encoder import Encoder
-from bocage.models.engine import kernels
-from bocage.models.engine.blocks import FastBlock, PackedLinear, halves
+from bocage.models.engine.blocks import FastBlock, halves
 from bocage.models.engine.cpu import CpuBackend
-from bocage.models.engine.fast import FastEncoder
-from bocage.models.engine.library import sliding_library
+from bocage.models.engine.fast import NUMBERS_AT_ONCE, FastEncoder
+from bocage.models.engine.library import library, pointer
 from bocage.models.engine.locations import FastPooler
 from bocage.models.neighborhood import box_start
 from bocage.models.rope import days_since_first
@@ -37,10 +35,8 @@ logger = logging.getLogger(__name__)
 SIDE = 4
 """Cells on a side of a square, whose elements are a tile each; as in ``sliding.cpp``."""
 
-HEAD_WIDTHS = (16, 32, 64)
-
-STRIP_NUMBERS = 1024 * 768
-"""Tokens times width of a strip: the engine's batch, which stays in the caches of a CPU."""
+STRIP_NUMBERS = NUMBERS_AT_ONCE
+"""Tokens times width of a strip."""
 
 
 def sliding_encoder(
@@ -48,33 +44,15 @@ def sliding_encoder(
 ) -> SlidingEncoder | None:
     """Seam-free inference on the kernels of an engine; None where plain modules must do.
 
-    Every token attends within ``cells`` x ``cells`` cells around it. int8 becomes bf16.
+    Every token attends within ``cells`` x ``cells`` cells around it.
     """
     backend = None if engine is None else engine.backend
     if not isinstance(backend, CpuBackend):
         return None
-    refusal = why_unsuited(encoder.config, backend)
-    if refusal is not None:
-        logger.info("seam-free inference runs as plain modules: %s", refusal)
+    if encoder.attention_pooler is not None and backend.pooler is None:
+        logger.info("seam-free inference runs as plain modules, because its pooler does")
         return None
-    if not isinstance(backend.blocks[0], FastBlock):
-        backend = CpuBackend(encoder, "bf16")
     return SlidingEncoder(encoder, backend, cells)
-
-
-def why_unsuited(config: ModelConfig, backend: CpuBackend) -> str | None:
-    """The reason why seam-free inference runs as plain modules, or None if it can run here."""
-    if config.width // config.heads not in HEAD_WIDTHS:
-        return f"there is no sliding attention for heads of width {config.width // config.heads}"
-    pooler = config.pooler
-    if pooler is None:
-        return None
-    if backend.pooler is None:
-        return "the pooler runs as plain modules"
-    width = (pooler.attention_width or pooler.width) // pooler.heads
-    if width not in HEAD_WIDTHS:
-        return f"there is no sliding attention for heads of width {width}"
-    return None
 
 
 class SlidingEncoder:
@@ -160,7 +138,7 @@ class SlidingEncoder:
             block = cast(Block, module)
             attention = self._attention(x, x.shape[2], block.attn.heads, shown)
             rotation = Rotation.of(block.attn.frequencies(), grid, spacing, coordinates)
-            _transform(cast(FastBlock, fast), x, attention, Turns(rotation, block.attn.heads))
+            _transform(fast, x, attention, turns(rotation, block.attn.heads))
         return x, shown, owners
 
     def _attention(
@@ -209,27 +187,26 @@ class SlidingEncoder:
         center = torch.zeros(tokens.shape[2], 3)
         x = tokens.new_empty(*grid, len(own), len(pooler.proj.bias))
         reading = self._attention(x, tokens.shape[2], pooler.heads, shown)
-        turns, key_turns = (
-            Turns(Rotation.of(pooler.frequencies, grid, spacing, at), pooler.heads)
+        own_turns, key_turns = (
+            turns(Rotation.of(pooler.frequencies, grid, spacing, at), pooler.heads)
             for at in (own, center)
         )
         query = pooler.query.flatten()[halves(pooler.heads, pooler.query.shape[1])]
-        query = query.to(x.dtype).contiguous()
+        query = query.to(x.dtype).as_strided(x.shape, (0, 0, 0, 1))  # one for all
 
         def pack(rows: slice) -> None:
-            normed = self._normed(tokens[rows]).to(x.dtype)
-            kv = pooler.kv(normed, norm_epsilon=pooler.norm_epsilon)
-            reading.pack_keys(kv, rows, key_turns)
-            reading.pack_queries(query, rows, turns)
+            kv = pooler.kv.rows(self._normed(tokens[rows]).to(x.dtype))
+            reading.pack(rows, key_turns, keys=kv)
+            reading.pack(rows, own_turns, queries=query[rows])
 
         for rows in reading.strips(pack):
-            part = pooler.proj(reading.attend(rows))
-            hidden = pooler.fc1(part, norm_epsilon=pooler.epsilon, gelu=True)
-            _into(x[rows], pooler.fc2, hidden, plus=part)
+            part = pooler.proj.rows(reading.attend(rows))
+            hidden = pooler.fc1.rows(part, gelu=True)
+            pooler.fc2.rows(hidden, plus=part, out=x[rows])
         heads = pooler.look.heads
         rotation = Rotation.of(pooler.look_frequencies, grid, spacing, own)
         looking = self._attention(x, len(own), heads, None)
-        _transform(pooler.look, x, looking, Turns(rotation, heads))
+        _transform(pooler.look, x, looking, turns(rotation, heads))
         student = pooler.student if output == "student" else None
         norm, found = pooler.norm, None
         for rows in _strips(x):
@@ -244,20 +221,14 @@ class SlidingEncoder:
         return cast(Tensor, found)
 
 
-class Turns:
-    """Tables of the rotation of a grid as the kernels read them, fp32."""
-
-    def __init__(self, rotation: Rotation, heads: int) -> None:
-        parts = (rotation.row, rotation.column, rotation.element)
-        self.tables = [
-            table
-            for part in parts
-            for table in (
-                (None, None)
-                if part is None
-                else (x.expand(-1, heads, -1).contiguous() for x in (part.real, part.imag))
-            )
-        ]
+def turns(rotation: Rotation, heads: int) -> list[Tensor | None]:
+    """Cosine and sine [n, M, 2, K] of rows, columns and elements, as the kernels read them."""
+    return [
+        None
+        if x is None
+        else torch.stack([x.real, x.imag], dim=-2).repeat(1, heads // x.shape[1], 1, 1)
+        for x in (rotation.row, rotation.column, rotation.element)
+    ]
 
 
 class SlidingAttention:
@@ -306,28 +277,42 @@ class SlidingAttention:
                 packed = following
             yield slice(span[0] * SIDE, min(span[1] * SIDE, height))
 
-    def pack(self, qkv: Tensor, rows: slice, turns: Turns) -> None:
-        """Queries, keys and values [r, w, K, 3 D] of rows."""
-        stride = qkv.shape[-1]
-        keys = qkv.data_ptr() + stride // 3 * qkv.itemsize
-        self._pack(rows, turns, self.n_queries, (qkv.data_ptr(), stride), (keys, stride))
+    def pack(
+        self,
+        rows: slice,
+        turns: Sequence[Tensor | None],
+        *,
+        queries: Tensor | None = None,
+        keys: Tensor | None = None,
+    ) -> None:
+        """Queries [r, w, K, D], or keys and values [r, w, K, 2 D], or both, of rows.
 
-    def pack_keys(self, kv: Tensor, rows: slice, turns: Turns) -> None:
-        """Keys and values [r, w, K, 2 D] of rows."""
-        self._pack(rows, turns, self.n_keys, (None, 0), (kv.data_ptr(), kv.shape[-1]))
-
-    def pack_queries(self, query: Tensor, rows: slice, turns: Turns) -> None:
-        """One query [D] for all elements of rows, each turned by its place."""
-        self._pack(rows, turns, self.n_queries, (query.data_ptr(), 0), (None, 0))
+        Both may be views of whole tokens, or one token that stands for all.
+        """
+        sources = [(None, 0) if x is None else (x.data_ptr(), x.stride(2)) for x in (queries, keys)]
+        library("sliding").bocage_sliding_pack(
+            *sources[0],
+            *sources[1],
+            *map(pointer, (self.q, self.k, self.v, self.longest_q, self.longest_k)),
+            self.dtype == torch.float32,
+            self.width // self.heads,
+            rows.start,
+            rows.stop - rows.start,
+            *self.grid_hw,
+            self.n_keys if queries is None else self.n_queries,
+            self.heads,
+            self.n_slots,
+            *map(pointer, turns),
+        )
 
     def attend(self, rows: slice) -> Tensor:
         """Attended [r, w, K of queries, D] of rows that ``strips`` gave out."""
         n_rows = rows.stop - rows.start
         out = torch.empty(n_rows, self.grid_hw[1], self.n_queries, self.width, dtype=self.dtype)
-        sliding_library().bocage_sliding_attend(
-            *(x.data_ptr() for x in (self.q, self.k, self.v, self.longest_q, self.longest_k)),
-            None if self.shown is None else self.shown.data_ptr(),
-            out.data_ptr(),
+        library("sliding").bocage_sliding_attend(
+            *map(pointer, (self.q, self.k, self.v, self.longest_q, self.longest_k)),
+            pointer(self.shown),
+            pointer(out),
             self.dtype == torch.float32,
             self.width // self.heads,
             rows.start,
@@ -340,29 +325,6 @@ class SlidingAttention:
             self.window,
         )
         return out
-
-    def _pack(
-        self,
-        rows: slice,
-        turns: Turns,
-        n_elements: int,
-        queries: tuple[int | None, int],
-        keys: tuple[int | None, int],
-    ) -> None:
-        sliding_library().bocage_sliding_pack(
-            *queries,
-            *keys,
-            *(x.data_ptr() for x in (self.q, self.k, self.v, self.longest_q, self.longest_k)),
-            self.dtype == torch.float32,
-            self.width // self.heads,
-            rows.start,
-            rows.stop - rows.start,
-            *self.grid_hw,
-            n_elements,
-            self.heads,
-            self.n_slots,
-            *(None if x is None else x.data_ptr() for x in turns.tables),
-        )
 
     def _box(self, span: tuple[int, int]) -> tuple[int, int]:
         """Rows of squares that a strip reads."""
@@ -378,25 +340,23 @@ class SlidingAttention:
         return min(-(-stop // self.tall) * self.tall, self.spans[-1][1])
 
 
-def _transform(block: FastBlock, x: Tensor, attention: SlidingAttention, turns: Turns) -> None:
+def _transform(
+    block: FastBlock, x: Tensor, attention: SlidingAttention, turns: Sequence[Tensor | None]
+) -> None:
     """Run a block over x [h, w, K, D] in place, a strip of rows at a time."""
+    width = attention.width
 
     def pack(rows: slice) -> None:
-        attention.pack(block.qkv(x[rows], norm_epsilon=block.epsilon), rows, turns)
+        qkv = block.qkv.rows(x[rows])
+        attention.pack(rows, turns, queries=qkv, keys=qkv[..., width:])
 
     for rows in attention.strips(pack):
         attended = attention.attend(rows).flatten(0, 2)
-        part = x[rows].view(attended.shape)
+        part = x[rows].view(-1, x.shape[-1])
         n_once = max(1, STRIP_NUMBERS // part.shape[1])
         for some, read in zip(part.split(n_once), attended.split(n_once), strict=True):
-            _into(some, block.proj, read, plus=some)
-            hidden = block.fc1(some, norm_epsilon=block.epsilon, gelu=True)
-            _into(some, block.fc2, hidden, plus=some)
-
-
-def _into(out: Tensor, linear: PackedLinear, x: Tensor, *, plus: Tensor) -> None:
-    """A linear map plus a sum, written where the sum may lie."""
-    kernels.product(x, linear.weight, linear.bias, plus=plus, out=out)
+            block.proj.rows(read, plus=some, out=some)
+            block.fc2.rows(block.fc1.rows(some, gelu=True), plus=some, out=some)
 
 
 def _strips(x: Tensor) -> Iterator[slice]:

@@ -72,12 +72,8 @@ def grid_places(grid_hw: tuple[int, int], step: float, positions: PositionConfig
 
 def rotation(time: Tensor, place: Tensor) -> Rotation:
     """The tables that the kernels read, of angles of time and place."""
-    return Rotation(
-        time_cos=time.cos().contiguous(),
-        time_sin=time.sin().contiguous(),
-        place_cos=place.cos().contiguous(),
-        place_sin=place.sin().contiguous(),
-    )
+    times, places = (torch.stack([x.cos(), x.sin()], dim=-2) for x in (time, place))
+    return Rotation(times=times, places=places)
 
 
 def token_order(n_places: int, n_times: int, n_sets: int) -> TokenOrder:

@@ -30,14 +30,25 @@ static inline __mmask16 first_lanes(int64_t n) {
 }
 
 // 2^x to 3e-6: fraction by a polynomial of degree 4, whole part into the exponent. Enough for the
-// shares of attention, which are rounded to bf16, and for the small tail that it gives to GELU.
-static inline __m512 exp2_16(__m512 x) {
+// shares of attention, which are rounded to bf16.
+static inline __m512 exp2_16(__m512 x, const bf16*) {
   const __m512 f = _mm512_reduce_ps(x, 0x01);  // x - floor(x)
   __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0135206f), f, _mm512_set1_ps(0.05203743f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24142749f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69300662f));
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.00000252f));
   return _mm512_scalef_ps(p, x);
+}
+
+// 2^x to 1e-7.
+static inline __m512 exp2_16(__m512 x, const float*) {
+  const __m512 f = _mm512_reduce_ps(x, 0x08);  // x - round(x), no exceptions
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.0013266971f), f, _mm512_set1_ps(0.00967546f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.055507425f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24022122f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69314694f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0000001f));
+  return _mm512_scalef_ps(p, _mm512_sub_ps(x, f));
 }
 
 struct Moments {
@@ -69,19 +80,25 @@ static inline __m512 gelu16(__m512 x, const bf16*) {
   return _mm512_mul_ps(x, _mm512_fmadd_ps(p, t, _mm512_set1_ps(0.5f)));
 }
 
-// With erf by Abramowitz and Stegun 7.1.26 (error 1.5e-7): 1 - (a1 t + ... + a5 t^5) exp(-z^2).
-static inline __m512 gelu16(__m512 x, const float*) {
-  const __m512 z = _mm512_abs_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678f)));
-  const __m512 one = _mm512_set1_ps(1);
-  const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(_mm512_set1_ps(0.3275911f), z, one));
-  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.061405429f), t, _mm512_set1_ps(-1.453152027f));
-  p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));
-  p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f));
-  p = _mm512_mul_ps(_mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f)), t);
-  // A tail below 2^-100 is none, and numbers below 2^-126 are slow.
-  const __m512 power = _mm512_max_ps(_mm512_set1_ps(-100),
-                                     _mm512_mul_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(-1.44269504f)));
-  const __m512 tail = _mm512_mul_ps(_mm512_set1_ps(0.5f), _mm512_mul_ps(p, exp2_16(power)));
-  const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-  return _mm512_mul_ps(x, _mm512_mask_mov_ps(_mm512_sub_ps(one, tail), negative, tail));
-}
+// GELU and its derivative; the normal distribution by Abramowitz and Stegun 7.1.26 (error 8e-8).
+struct Gelu {
+  __m512 value, slope;
+  explicit Gelu(__m512 x) {
+    const __m512 z = _mm512_abs_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678f)));
+    const __m512 one = _mm512_set1_ps(1);
+    const __m512 u = _mm512_fmadd_ps(_mm512_set1_ps(0.3275911f), z, one), near = _mm512_rcp14_ps(u);
+    const __m512 t = _mm512_fmadd_ps(_mm512_fnmadd_ps(u, near, one), near, near);  // 1 / u
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(1.061405429f), t, _mm512_set1_ps(-1.453152027f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f));
+    p = _mm512_mul_ps(_mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f)), t);
+    // A tail below 2^-100 is none, and numbers below 2^-126 are slow.
+    const __m512 exponent = _mm512_mul_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(-1.44269504f));
+    const __m512 power = exp2_16(_mm512_max_ps(_mm512_set1_ps(-100), exponent), (const float*)nullptr);
+    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, _mm512_set1_ps(0.5f)), power);
+    const __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+    const __m512 share = _mm512_mask_mov_ps(_mm512_sub_ps(one, tail), negative, tail);
+    value = _mm512_mul_ps(x, share);
+    slope = _mm512_fmadd_ps(x, _mm512_mul_ps(power, _mm512_set1_ps(0.39894228f)), share);
+  }
+};

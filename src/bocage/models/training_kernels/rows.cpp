@@ -2,10 +2,7 @@
 //
 // Axes: M rows, D width.
 
-#include "vectors.h"
-
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "../engine/vectors.h"
 
 // out [M, D] = plus + gradient of x [M, D] from that of its LayerNorm without gain, by_norm; `moments` are
 // mean and inverse deviation of rows [M, 2]. plus may be null.
@@ -95,6 +92,3 @@ extern "C" void bocage_turn_gradient(const float* g, const void* done, const flo
   if (is_fp32) turn_back(g, (const float*)done, factors, (float*)out, by_angle, M, G, turned, D);
   else turn_back(g, (const bf16*)done, factors, (bf16*)out, by_angle, M, G, turned, D);
 }
-
-// As in products.cpp: each library asks.
-extern "C" int bocage_request_tiles() { return int(syscall(SYS_arch_prctl, 0x1023, 18)); }

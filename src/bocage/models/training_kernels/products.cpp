@@ -1,16 +1,11 @@
 // The products of a training step on AMX tiles: a linear map with what stands around it, and the
 // gradient of its weight.
 //
-// Weights change in every step, so they are packed in every step. Left sides are packed by the thread
-// that uses them, in pieces that stay in its cache.
+// Weights change in every step, so they are packed in every step.
 //
 // Axes: M rows (tokens), K depth, O columns.
 
 #include "training.h"
-
-// Depth / 32 taken before the next rows.
-template <int parts>
-constexpr int64_t STEP = parts == 1 ? 8 : DEPTH / 32;
 
 // Weight [O, K] times gain [K] (or null) as a product reads it: [O/32][K/32][parts][2][16][16][2], columns,
 // depth, parts, halves of the columns, depth, columns, halves of depth. `turned`: of the product with its
@@ -50,35 +45,6 @@ static void pack_weight(const float* weight, const float* gain, bf16* to, int64_
     }
 }
 
-// Mean and inverse deviation of rows, [M, 2].
-struct Norm {
-  float* moments;
-  float epsilon;
-};
-
-// Up to 32 rows of x, n of its K columns, as tiles [n / 32][parts][2][16][32]; missing rows are zero.
-template <int parts, typename Number>
-static void pack_rows(const Number* x, int64_t n_rows, int64_t K, int64_t n, const float* row_scale,
-                      const Norm* norm, int64_t first, bf16* to) {
-  for (int64_t r = 0; r < 32; r++, x += K) {
-    bf16* row = to + r / 16 * (PAIR / 2) + r % 16 * 32;
-    if (r >= n_rows) {
-      for (int64_t k = 0; k < n / 32 * parts; k++) std::memset(row + k * PAIR, 0, 64);
-      continue;
-    }
-    __m512 mean = _mm512_setzero_ps(), scale = _mm512_set1_ps(row_scale ? row_scale[first + r] : 1);
-    if (norm) {
-      const Moments moments(x, n, norm->epsilon);
-      mean = moments.mean, scale = _mm512_set1_ps(moments.inverse_deviation);
-      norm->moments[2 * (first + r)] = _mm512_cvtss_f32(mean);
-      norm->moments[2 * (first + r) + 1] = moments.inverse_deviation;
-    }
-    auto value = [&](int64_t k) { return _mm512_mul_ps(_mm512_sub_ps(load16(x + k), mean), scale); };
-    for (int64_t k = 0; k < n; k += 32)
-      split_words<parts>(value(k), value(k + 16), (__m512i*)(row + k / 32 * parts * PAIR), PAIR / 32);
-  }
-}
-
 // What becomes of a block of sums s.
 //   PLAIN       y = s + bias
 //   ADD         y = plus + (s + bias) * row_scale
@@ -94,18 +60,17 @@ struct Ending {
   const float* row_scale;  // or null
   Number *y, *other;
   int64_t O;
-  const float* sums = nullptr;  // [2][2][16][16] of the block at ...
-  int64_t row = 0, column = 0, n_rows = 0;
+  Done done = {};
 
   void write(int64_t first, int64_t last) const {
     if (first >= last) return;
-    const __m512 b0 = bias ? load16(bias + column) : _mm512_setzero_ps();
-    const __m512 b1 = bias ? load16(bias + column + 16) : _mm512_setzero_ps();
+    const __m512 b0 = bias ? load16(bias + done.column) : _mm512_setzero_ps();
+    const __m512 b1 = bias ? load16(bias + done.column + 16) : _mm512_setzero_ps();
     for (int64_t r = first; r < last; r++) {
-      const float* s = sums + r / 16 * 512 + r % 16 * 16;
-      const int64_t at = (row + r) * O + column;
-      finish(_mm512_add_ps(load16(s), b0), at, row + r);
-      finish(_mm512_add_ps(load16(s + 256), b1), at + 16, row + r);
+      const float* s = done.sums + r / 16 * 512 + r % 16 * 16;
+      const int64_t at = (done.row + r) * O + done.column;
+      finish(_mm512_add_ps(load16(s), b0), at, done.row + r);
+      finish(_mm512_add_ps(load16(s + 256), b1), at + 16, done.row + r);
     }
   }
   void finish(__m512 v, int64_t at, int64_t m) const {
@@ -123,65 +88,6 @@ struct Ending {
     store16(y + at, v);
   }
 };
-
-template <int parts, typename In, typename Out>
-static void product(const In* x, const bf16* weight, const Norm* norm, const float* row_scale,
-                    Ending<Out> ending, int64_t M, int64_t K) {
-  if (!M) return;
-  const Shares shares(M, K, ending.O, parts, norm != nullptr);
-  const int64_t n_depth = shares.n_depth;
-  const int64_t tall = (shares.n_rows + shares.row_groups - 1) / shares.row_groups;
-  const int64_t wide = (shares.n_columns + shares.column_groups - 1) / shares.column_groups;
-  const bool partial = shares.depth < n_depth;
-  const TileShapes shapes;
-#pragma omp parallel
-  {
-    TileSession session(shapes);
-    bf16* left = (bf16*)std::aligned_alloc(64, tall * shares.depth * parts * PAIR * sizeof(bf16));
-    float* sums = (float*)std::aligned_alloc(64, tall * (partial ? wide : 2) * PAIR * sizeof(float));
-    Ending<Out> last = ending;
-#pragma omp for collapse(2) schedule(static)
-    for (int64_t h = 0; h < shares.row_groups; h++)
-      for (int64_t g = 0; g < shares.column_groups; g++) {
-        const int64_t i0 = shares.row(h), i1 = shares.row(h + 1);
-        const int64_t n_lines = parts * 32 / (i1 - i0);  // of the weights to come, fetched per step
-        last.n_rows = 0;
-        for (int64_t k0 = 0; k0 < n_depth; k0 += shares.depth) {
-          const int64_t n = std::min(shares.depth, n_depth - k0), packed = n * parts * PAIR;
-          for (int64_t i = i0; i < i1; i++)
-            pack_rows<parts>(x + i * 32 * K + k0 * 32, M - i * 32, K, n * 32, row_scale, norm,
-                             i * 32, left + (i - i0) * packed);
-          for (int64_t j = shares.column(g); j < shares.column(g + 1); j++)
-            for (int64_t k1 = 0; k1 < n; k1 += STEP<parts>)
-              for (int64_t i = i0; i < i1; i++) {
-                const int64_t slot = partial ? j - shares.column(g) : j % 2;
-                float* sum = sums + (slot * tall + i - i0) * PAIR;
-                before_tile_load();
-                if (k0 + k1 == 0) zero_sums();
-                else load_sums(sum);
-                const int64_t n_steps = std::min(STEP<parts>, n - k1);
-                const bf16* a = left + (i - i0) * packed + k1 * parts * PAIR;
-                const bf16* b = weight + (j * n_depth + k0 + k1) * parts * PAIR;
-                const char* next = (const char*)(b + n_steps * parts * PAIR) + (i - i0) * n_steps * n_lines * 64;
-                for (int64_t k = 0; k < n_steps; k++) {
-                  multiply<parts>(a + k * parts * PAIR, b + k * parts * PAIR);
-                  for (int64_t line = 0; line < n_lines; line++, next += 64)
-                    _mm_prefetch(next, _MM_HINT_T1);
-                  // Vector units finish the block before while the tile unit is at this one.
-                  last.write(last.n_rows * k / n_steps, last.n_rows * (k + 1) / n_steps);
-                }
-                store_sums(sum);
-                last.sums = sum, last.row = i * 32, last.column = j * 32;
-                last.n_rows = k0 + k1 + n_steps < n_depth ? 0 : std::min<int64_t>(32, M - i * 32);
-              }
-        }
-        before_tile_load();
-        last.write(0, last.n_rows);
-      }
-    std::free(left);
-    std::free(sums);
-  }
-}
 
 // Rows of x that a chunk of a weight's gradient takes, and columns of both sides per task.
 static constexpr int64_t CHUNK = 256;
@@ -287,13 +193,13 @@ extern "C" void bocage_training_product(const void* x, int64_t x_fp32, const bf1
                                         const float* row_scale, void* y, void* other,
                                         int64_t y_fp32, float* moments, float epsilon, int64_t M,
                                         int64_t K, int64_t O, int64_t kind) {
-  Norm norm{moments, epsilon};
+  const Norm norm{epsilon, moments};
   auto run = [&](auto* from, auto* to, auto count) {
     using Out = std::remove_pointer_t<decltype(to)>;
     const Ending<Out> ending{Kind(kind), bias, plus, kind == ADD ? row_scale : nullptr,
                              to, (Out*)other, O};
-    product<decltype(count)::value>(from, weight, moments ? &norm : nullptr,
-                                    kind == ADD ? nullptr : row_scale, ending, M, K);
+    product_of_rows<decltype(count)::value>(from, weight, moments ? &norm : nullptr,
+                                            kind == ADD ? nullptr : row_scale, ending, M, K);
   };
   using One = std::integral_constant<int, 1>;
   if (parts == 3) run((const float*)x, (float*)y, std::integral_constant<int, 3>());

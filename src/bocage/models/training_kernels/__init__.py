@@ -1,8 +1,10 @@
 """The kernels of a training step on CPUs with AMX as functions of tensors.
 
-``engine/training_products.cpp``   linear maps with norm, GELU and sum, gradients of their weights
-``engine/training_attention.cpp``  attention and its gradient
-``engine/training_rows.cpp``       gradient of a norm, rotary encoding and its gradient
+``products.cpp``   linear maps with norm, GELU and sum, gradients of their weights
+``attention.cpp``  attention and its gradient
+``rows.cpp``       gradient of a norm, rotary encoding and its gradient
+
+Vectors, tiles and packed products are those of inference (``engine/blocks.h``).
 
 Numbers are fp32, of which three of bf16 stand for each in a product, or bf16. Widths are multiples
 of 32, tensors contiguous. Axes: M rows, K depth, O columns; of attention n tokens, G vectors of a
@@ -32,9 +34,9 @@ _PLAIN, _ADD, _GELU, _GELU_BACK = range(4)
 @lru_cache(maxsize=1)
 def why_unavailable() -> str | None:
     """The reason why the kernels cannot run here, or None if they can."""
-    from bocage.models.engine import library
+    from bocage.models.engine import library  # it imports what imports this
 
-    reason = library.why_unavailable(training=True)
+    reason = library.why_unavailable("training")
     if reason is not None and "amx_bf16" in library.cpu_flags():
         warnings.warn(
             f"{reason}: training takes the plain layers, about 1.3 times slower",
@@ -255,7 +257,9 @@ def _attention(  # noqa: PLR0917 - one call, of two functions
         raise ValueError("vectors of attention are not contiguous")
     strides = torch.tensor([part.stride(0) for part in strided])
     head_width = n_tokens_width[1] // heads
-    failed = getattr(_library(), f"bocage_training_attention{kind}")(
+    if head_width not in HEAD_WIDTHS:
+        raise ValueError(f"no attention kernel for heads of width {head_width}")
+    getattr(_library(), f"bocage_training_attention{kind}")(
         *(part.data_ptr() for part in views),
         *others,
         _pointer(strides),
@@ -265,8 +269,6 @@ def _attention(  # noqa: PLR0917 - one call, of two functions
         head_width,
         views[0].dtype == torch.float32,
     )
-    if failed:
-        raise RuntimeError(f"no attention kernel for heads of width {head_width}")
 
 
 def _product(  # noqa: PLR0917 - one call, of three functions
@@ -323,7 +325,7 @@ def _library() -> ctypes.CDLL:
     from bocage.models.engine import library  # it imports what imports this
 
     keep_freed_memory()
-    return library.training_library()
+    return library.library("training")
 
 
 def _pointer(x: Tensor | None) -> int | None:

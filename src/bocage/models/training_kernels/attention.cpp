@@ -1,6 +1,6 @@
 // Attention of a training step, forward and backward, each row of tokens by itself; rotary encoding.
 //
-// Products run on AMX tiles like those of training_products.cpp, blocks of 32 queries by 32 keys. Sums,
+// Products run on AMX tiles like those of products.cpp, blocks of 32 queries by 32 keys. Sums,
 // exponentials and the softmax are fp32. Exponentials are powers of 2.
 //
 // Axes: M heads, HD head width, K channel pairs of a head.
@@ -237,9 +237,9 @@ static void attend(Heads<const Number> q, Heads<const Number> k, Heads<const Num
       __m512 sum = _mm512_setzero_ps();
       for (int64_t j = 0; j < n_blocks; j++) {
         const __mmask16 m0 = first_lanes(row.n_read - j * 32), m1 = first_lanes(row.n_read - j * 32 - 16);
-        const __m512 x0 = _mm512_maskz_mov_ps(m0, exp2_fine(_mm512_sub_ps(load16(own + j * 1024), most)));
+        const __m512 x0 = _mm512_maskz_mov_ps(m0, exp2_16(_mm512_sub_ps(load16(own + j * 1024), most), s));
         const __m512 x1 =
-            _mm512_maskz_mov_ps(m1, exp2_fine(_mm512_sub_ps(load16(own + j * 1024 + 256), most)));
+            _mm512_maskz_mov_ps(m1, exp2_16(_mm512_sub_ps(load16(own + j * 1024 + 256), most), s));
         sum = _mm512_add_ps(sum, _mm512_add_ps(x0, x1));
         split_words<parts>(x0, x1, (__m512i*)(p + j * parts * PAIR + r / 16 * (PAIR / 2) + r % 16 * 32),
                            PAIR / 32);
@@ -318,8 +318,8 @@ static void attend_back(Heads<const Number> q, Heads<const Number> k, Heads<cons
           const int64_t from = b * 512 + r * 16;
           const __m512 less = _mm512_set1_ps(top[i * 32 + r + b * 16]);
           const __m512 mean = _mm512_set1_ps(delta[i * 32 + r + b * 16]);
-          x[b][0] = _mm512_maskz_mov_ps(m0, exp2_fine(_mm512_sub_ps(load16(s + from), less)));
-          x[b][1] = _mm512_maskz_mov_ps(m1, exp2_fine(_mm512_sub_ps(load16(s + from + 256), less)));
+          x[b][0] = _mm512_maskz_mov_ps(m0, exp2_16(_mm512_sub_ps(load16(s + from), less), s));
+          x[b][1] = _mm512_maskz_mov_ps(m1, exp2_16(_mm512_sub_ps(load16(s + from + 256), less), s));
           d[b][0] = _mm512_mul_ps(x[b][0], _mm512_sub_ps(load16(dp + from), mean));
           d[b][1] = _mm512_mul_ps(x[b][1], _mm512_sub_ps(load16(dp + from + 256), mean));
           split_words<parts>(d[b][0], d[b][1], (__m512i*)(ds_rows + b * (PAIR / 2) + r * 32), PAIR / 32);
@@ -384,16 +384,14 @@ static void for_each_row(int64_t n_rows, const Row* rows, int64_t M, int64_t byt
 }
 
 template <typename Run>
-static int for_head_width(int64_t head_width, int64_t is_fp32, Run run) {
+static void for_head_width(int64_t head_width, int64_t is_fp32, Run run) {
   auto choose = [&](auto width) {
     if (is_fp32) run(width, std::integral_constant<int, 3>(), (float*)nullptr);
     else run(width, std::integral_constant<int, 1>(), (bf16*)nullptr);
   };
   if (head_width == 16) choose(std::integral_constant<int, 16>());
   else if (head_width == 32) choose(std::integral_constant<int, 32>());
-  else if (head_width == 64) choose(std::integral_constant<int, 64>());
-  else return 1;
-  return 0;
+  else choose(std::integral_constant<int, 64>());
 }
 
 static int64_t longest(const Row* rows, int64_t n_rows) {  // blocks of 32
@@ -406,11 +404,11 @@ static int64_t longest(const Row* rows, int64_t n_rows) {  // blocks of 32
 // out [n, M HD] of queries, keys and values whose vectors are q_stride (and so on) numbers apart; lse [n, M] is
 // the base-2 logarithm of the sum of exponentials. rows [n_rows, 4]: see Row. Nothing is written for a row
 // that reads nothing.
-extern "C" int bocage_training_attention(const void* q, const void* k, const void* v, void* out, float* lse,
+extern "C" void bocage_training_attention(const void* q, const void* k, const void* v, void* out, float* lse,
                                          const int64_t* strides, const int64_t* rows, int64_t n_rows,
                                          int64_t M, int64_t head_width, int64_t is_fp32) {
   const Row* all = (const Row*)rows;
-  return for_head_width(head_width, is_fp32, [&](auto width, auto count, auto* number) {
+  for_head_width(head_width, is_fp32, [&](auto width, auto count, auto* number) {
     using Number = std::remove_pointer_t<decltype(number)>;
     constexpr int HD = decltype(width)::value, parts = decltype(count)::value;
     const int64_t per_block = 2 * (Depth<HD, parts>::right + TOKENS<HD, parts> + parts * PAIR) + 4 * 1024;
@@ -424,14 +422,14 @@ extern "C" int bocage_training_attention(const void* q, const void* k, const voi
 }
 
 // Gradients in fp32 from g [n, M HD], that of out; strides of q, k, v and of their gradients.
-extern "C" int bocage_training_attention_gradient(const void* q, const void* k, const void* v,
+extern "C" void bocage_training_attention_gradient(const void* q, const void* k, const void* v,
                                                   const void* out, const void* g, const float* lse,
                                                   float* by_q, float* by_k, float* by_v,
                                                   const int64_t* strides, const int64_t* rows,
                                                   int64_t n_rows, int64_t M, int64_t head_width,
                                                   int64_t is_fp32) {
   const Row* all = (const Row*)rows;
-  return for_head_width(head_width, is_fp32, [&](auto width, auto count, auto* number) {
+  for_head_width(head_width, is_fp32, [&](auto width, auto count, auto* number) {
     using Number = std::remove_pointer_t<decltype(number)>;
     constexpr int HD = decltype(width)::value, parts = decltype(count)::value;
     using D = Depth<HD, parts>;
