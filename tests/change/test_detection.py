@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import geopandas as gpd
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from bocage.change import map_change, open_pair
 from bocage.errors import BocageWarning, ConfigError, InputError, StoreError
 
-from .conftest import CHANGED, write_store
+from .conftest import CHANGED, write_bands, write_store
 
 
 def read(path, **options):
@@ -202,6 +203,27 @@ def test_bad_requests_are_one_sentence(tmp_path, stores, years):
     assert (tmp_path / "x.tif").stat().st_mtime_ns == before
     with pytest.raises(StoreError, match="made otherwise"):
         map_change(*stores, out=tmp_path / "x.tif", method="cosine")
+
+
+@pytest.mark.parametrize("kind", ["scene", "embeddings"])
+def test_other_data_under_the_same_name_do_not_pass_for_the_old_ones(tmp_path, years, kind):
+    def write(name, x):
+        if kind == "embeddings":
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+            return write_store(tmp_path / name, [x], (2024 if name.startswith("a") else 2025,))
+        (tmp_path / name).mkdir(exist_ok=True)
+        bands = np.nan_to_num(1500 + 200 * x[:4]).astype(np.uint16)
+        names = ["B02", "B03", "B04", "B08"]
+        write_bands(tmp_path / name / "scene.tif", bands, names=names, nodata=0)
+        return tmp_path / name
+
+    names = ("a.zarr", "b.zarr") if kind == "embeddings" else ("a", "b")
+    pair = write(names[0], years[0]), write(names[1], years[1])
+    map_change(*pair, out=tmp_path / "x.tif")
+    assert "nothing to do" in str(map_change(*pair, out=tmp_path / "x.tif"))
+    write(names[0], years[0][:, ::-1])
+    with pytest.raises(StoreError, match="same inputs, unchanged since"):
+        map_change(*pair, out=tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize(("method", "least"), [("cva", 0.985), ("irmad", 0.99)])

@@ -1,5 +1,6 @@
 import geopandas
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 
@@ -200,3 +201,53 @@ def test_polygons_that_cross_themselves_are_repaired_and_told(tmp_path):
     with pytest.warns(BocageWarning, match="1 polygons cross themselves"):
         labels = read_labels(tmp_path / "a.gpkg", column="class")
     assert shapely.is_valid(labels.geometry).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("name,class,Lon,Lat\na,Grünland,9.5,48.1\nb,water,9.25,48.2\n", "utf-8"),
+        ("class;latitude;longitude\nGrünland;48.1;9.5\nwater;48.2;9.25\n", "utf-8-sig"),
+    ],
+)
+def test_a_table_with_longitude_and_latitude_holds_points(tmp_path, text, encoding):
+    (tmp_path / "a.csv").write_text(text, encoding=encoding)
+    labels = read_labels(tmp_path / "a.csv", column="class")
+    assert labels.crs == "EPSG:4326"
+    assert [(p.x, p.y) for p in labels.geometry] == [(9.5, 48.1), (9.25, 48.2)]
+    assert [labels.classes[i].name for i in labels.value] == ["Grünland", "water"]
+
+
+def test_tables_whose_places_are_unclear_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("class,x,y\nwater,500000,4500000\nland,1,2\n")
+    with pytest.raises(InputError, match=r"columns class, x, y; expected longitude and latitude"):
+        read_labels(tmp_path / "a.csv", column="class")
+    (tmp_path / "b.csv").write_text("class,lon,lat\nwater,500000,4500000\nland,1,2\n")
+    with pytest.raises(InputError, match=r"1 of 2 places .*lon 500000.* lat 4500000"):
+        read_labels(tmp_path / "b.csv", column="class")
+    table = frame(10).drop(columns="geometry")
+    pyogrio.write_dataframe(table, tmp_path / "c.gpkg")
+    with pytest.raises(InputError, match=r"c\.gpkg, a table without shapes"):
+        read_labels(tmp_path / "c.gpkg", column="class")
+
+
+def test_spaces_make_no_class_of_their_own_and_capitals_are_told(tmp_path):
+    table = frame(12)
+    table["class"] = np.tile(["wald", "wald ", "  dry\nland", "dry land"], 3)
+    table.to_file(tmp_path / "a.gpkg")
+    labels = read_labels(tmp_path / "a.gpkg", column="class")
+    assert [c.name for c in labels.classes] == ["dry land", "wald"]
+    assert [c.value for c in labels.classes] == [1, 2]
+    assert (labels.value == np.tile([1, 1, 0, 0], 3)).all()
+    table["class"] = np.tile(["wald", "Wald"], 6)
+    table.to_file(tmp_path / "b.gpkg")
+    with pytest.warns(BocageWarning, match="Wald and wald differ in capital letters only"):
+        assert len(read_labels(tmp_path / "b.gpkg", column="class").classes) == 2
+
+
+def test_empty_texts_are_missing_values(tmp_path):
+    table = frame(12)
+    table["class"] = np.tile(["", "water", " ", "land"], 3)
+    table.to_file(tmp_path / "a.gpkg")
+    with pytest.raises(InputError, match="6 of 12 values of 'class' missing"):
+        read_labels(tmp_path / "a.gpkg", column="class")

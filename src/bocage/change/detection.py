@@ -272,6 +272,6 @@ def _is_finished(out: Path, fingerprint: str) -> bool:
             return False  # killed between the raster and its record
     raise StoreError(
         got=f"{out}, which exists and was made otherwise",
-        expected="a new path, or the same inputs and options",
+        expected="a new path, or the same inputs, unchanged since, and options",
         fix="choose another --out, or delete the file",
     )

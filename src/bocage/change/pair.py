@@ -18,6 +18,7 @@ from affine import Affine
 
 from bocage.errors import BocageWarning, InputError, SourceError, StoreError
 from bocage.geo import Grid
+from bocage.learn.predict.contents import contents_of
 from bocage.learn.raster import Raster, raster_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ class _Time:
 
     @property
     def content(self) -> str:
-        return str(self.raster.attrs.get("fingerprint") or "")
+        """Changes with the data, also where the path stays the same."""
+        known = self.raster.attrs.get("fingerprint") or ""
+        now = contents_of(self.raster.attrs.get("bocage_sources") or [self.name])
+        return f"{known} {now}".strip()
 
 
 def _open(source: Any) -> _Time:
@@ -148,7 +152,11 @@ def _open_path(path: str) -> _Time:
     if Path(path).is_dir():
         from bocage.imagery import open_stack
 
-        raster = raster_of(open_stack(path))
+        with warnings.catch_warnings():
+            # What a model makes of an unknown date or of few bands: no model reads these.
+            for words in ("the imagery has no date", ".*the models fill them by rule"):
+                warnings.filterwarnings("ignore", words, BocageWarning)
+            raster = raster_of(open_stack(path))
         return _Time(raster=raster, index=0, name=path, is_embeddings=False)
     if Path(path).suffix.lower() in {".tif", ".tiff", ".vrt"}:
         try:
@@ -212,10 +220,7 @@ def _bands(path: str) -> Raster:
             ) from error
         return np.ma.filled(q.astype(np.float32), np.nan)
 
-    known = Path(path).stat() if Path(path).exists() else None
-    content = f"{known.st_size} bytes, {known.st_mtime_ns}" if known else ""
-    attrs = {"fingerprint": content}
-    return Raster(read=read, grid=grid, features=names, years=(0,), attrs=attrs)
+    return Raster(read=read, grid=grid, features=names, years=(0,))
 
 
 def _one_year(time: _Time, year: int | None, when: str) -> _Time:

@@ -45,6 +45,10 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
             help="Random places of known class: areas get intervals.", rich_help_panel=_OUTPUT
         ),
     ] = None,
+    reference_label: Annotated[
+        str | None,
+        typer.Option(help="Their column; that of the probe's labels.", rich_help_panel=_OUTPUT),
+    ] = None,
     picture: Annotated[bool, typer.Option(help="Also NAME.png.", rich_help_panel=_OUTPUT)] = True,
     keep_embeddings: Annotated[
         bool,
@@ -97,6 +101,7 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
         polygons=polygons,
         min_cells=min_cells,
         reference=reference,
+        reference_label=reference_label,
         picture=picture,
         keep_embeddings=keep_embeddings,
         embed={k: v for k, v in windows.items() if v is not None},

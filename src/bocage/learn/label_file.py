@@ -1,7 +1,7 @@
 """One file of labels: shapes that can be laid on a grid, with a value and a year each.
 
-GeoParquet, GeoJSON, GeoPackage, or whatever else GDAL reads. A file that leaves a question open (no
-CRS, empty shapes, missing values) is refused with the count.
+GeoParquet, GeoJSON, GeoPackage, CSV with lon and lat, or whatever else GDAL reads. A file that
+leaves a question open (no CRS, empty shapes, missing values) is refused with the count.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def read_label_file(
     date_column: str | None,
     layer: str | None,
     task: Task | None,
+    *,
+    option: str = "--label",
 ) -> LabelFile:
     """Read and check one file; see `read_labels`."""
     frame = _open(path, layer)
@@ -64,7 +66,7 @@ def read_label_file(
             fix=f"state it, for example: ogr2ogr -a_srs EPSG:4326 fixed.gpkg {path.name}",
         )
     geometry = _shapes(path, np.asarray(frame.geometry.values, dtype=object))
-    columns = _columns(path, frame, column)
+    columns = _columns(path, frame, column, option)
     dates = date_column or next((c for c in _DATE_COLUMNS if c in frame.columns), None)
     if dates in columns:
         dates = date_column
@@ -91,14 +93,55 @@ def _open(path: Path, layer: str | None) -> Any:
     try:
         if path.suffix.lower() in {".parquet", ".geoparquet", ".gpq"}:
             return geopandas.read_parquet(path)
-        return geopandas.read_file(path, **({} if layer is None else {"layer": layer}))
+        if path.suffix.lower() == ".csv":
+            return _open_csv(path)
+        frame = geopandas.read_file(path, **({} if layer is None else {"layer": layer}))
     except (OSError, ValueError, RuntimeError) as error:
         # pyogrio's errors are RuntimeErrors, pyarrow's are ValueErrors.
         raise SourceError(
             got=f"{path} ({str(error).splitlines()[0]})",
-            expected="GeoParquet, GeoJSON, GeoPackage or another vector file",
+            expected="GeoParquet, GeoJSON, GeoPackage, CSV or another vector file",
             fix="check that the file is whole and, if it has layers, name one",
         ) from error
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise InputError(
+            got=f"{path.name}, a table without shapes",
+            expected="labelled points, lines or polygons",
+            fix="if it has layers, name the one with shapes (--layer)",
+        )
+    return frame
+
+
+def _open_csv(path: Path) -> Any:
+    """A table of places: columns lon and lat in degrees, as spreadsheets and apps write them."""
+    import pandas
+
+    geopandas = import_geopandas()
+    # Spreadsheets mark UTF-8 with three bytes, and separate by semicolons where commas are decimal.
+    frame = pandas.read_csv(path, sep=None, engine="python", encoding="utf-8-sig")
+    lower = {str(c).strip().lower(): c for c in reversed(frame.columns)}
+    found = [next((lower[n] for n in names if n in lower), None) for names in _PLACE_COLUMNS]
+    if None in found:
+        raise InputError(
+            got=f"{path.name} with the columns {', '.join(map(str, frame.columns))}",
+            expected="longitude and latitude in degrees, in columns lon and lat",
+            fix="rename the columns, or save the places as GeoPackage with their CRS",
+        )
+    lon, lat = (pandas.to_numeric(frame[name], errors="coerce") for name in found)
+    wrong = ~(lon.abs().le(180) & lat.abs().le(90))
+    if wrong.any():
+        first = frame.loc[wrong, found].iloc[0]
+        raise InputError(
+            got=f"{path.name} with {int(wrong.sum())} of {len(frame)} places that are no degrees, "
+            f"such as {found[0]} {first.iloc[0]}, {found[1]} {first.iloc[1]}",
+            expected="longitude -180 to 180 and latitude -90 to 90, with a decimal point",
+            fix="correct these rows, or save places in another CRS as GeoPackage",
+        )
+    rest = frame.drop(columns=found)
+    return geopandas.GeoDataFrame(rest, geometry=geopandas.points_from_xy(lon, lat), crs=4326)
+
+
+_PLACE_COLUMNS = (("lon", "longitude", "long", "lng"), ("lat", "latitude"))
 
 
 def _shapes(path: Path, geometry: NDArray[Any]) -> NDArray[Any]:
@@ -138,15 +181,24 @@ def _shapes(path: Path, geometry: NDArray[Any]) -> NDArray[Any]:
     return geometry
 
 
-def _columns(path: Path, frame: Any, column: str | Sequence[str] | None) -> list[str]:
-    available = [str(c) for c in frame.columns if c != frame.geometry.name]
+def column_names(path: Path, layer: str | None = None) -> list[str]:
+    """Columns of a file of labels, without the shapes."""
+    return _without_shapes(_open(path, layer))
+
+
+def _without_shapes(frame: Any) -> list[str]:
+    return [str(c) for c in frame.columns if c != frame.geometry.name]
+
+
+def _columns(path: Path, frame: Any, column: str | Sequence[str] | None, option: str) -> list[str]:
+    available = _without_shapes(frame)
     if column is None:
         found = [c for c in available if c not in _DATE_COLUMNS and c != "id"]
         if len(found) != 1:
             raise ConfigError(
                 got=f"{path.name} with the columns {', '.join(available) or '(none)'}",
                 expected="to be told which one holds the labels",
-                fix=f"use --label {found[0] if found else 'NAME'}",
+                fix=f"use {option} {found[0] if found else 'NAME'}",
             )
         return found
     columns = [column] if isinstance(column, str) else list(column)
@@ -155,7 +207,7 @@ def _columns(path: Path, frame: Any, column: str | Sequence[str] | None) -> list
         raise InputError(
             got=f"{path.name} without the column {', '.join(missing)}",
             expected=f"one of {', '.join(available) or '(no columns)'}",
-            fix="check --label",
+            fix=f"check {option}",
         )
     return columns
 
@@ -168,7 +220,10 @@ def _values(
             got=f"task {task!r}", expected=f"one of {', '.join(TASKS)}", fix="check --task"
         )
     for name in columns:
-        n_missing = int(frame[name].isna().sum())
+        missing = frame[name].isna()
+        if frame[name].dtype == object or str(frame[name].dtype).startswith(("str", "category")):
+            missing |= frame[name].astype(str).str.strip() == ""
+        n_missing = int(missing.sum())
         if n_missing:
             raise InputError(
                 got=f"{path.name} with {n_missing} of {len(frame)} values of {name!r} missing",

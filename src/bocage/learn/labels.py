@@ -7,6 +7,7 @@ are refused: a probe fitted on half-understood labels looks like any other.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bocage.errors import InputError
+from bocage.errors import BocageWarning, InputError
 from bocage.learn.classes import LabelClass, check_classes, make_classes, read_classes
 from bocage.learn.label_file import LabelFile, Task, import_geopandas, read_label_file
 
@@ -89,11 +90,13 @@ def read_labels(
     layer: str | None = None,
     task: Task | None = None,
     classes: PathLike | Sequence[LabelClass] | Sequence[str] | None = None,
+    option: str = "--label",
 ) -> Labels:
     """Read labelled shapes from one file, or from several that agree.
 
     Args:
-        source: GeoParquet, GeoJSON, GeoPackage, Shapefile, or several of them.
+        source: GeoParquet, GeoJSON, GeoPackage, Shapefile, CSV (columns lon and lat in degrees), or
+            several of them.
         column: Column of the class or number; several columns of 0/1 for labels that can hold
             together. May be left out when the file has one column that is not a date.
         date_column: Column of a year or a date; by default "year" or "date" if there is one.
@@ -102,6 +105,7 @@ def read_labels(
             numbers are classes, other numbers are numbers.
         classes: The classes to expect, as names or as a class table (`read_classes`). Needed when
             files hold different ones on purpose.
+        option: How the user names a column, for messages.
 
     Raises:
         SourceError: A file cannot be read.
@@ -112,7 +116,9 @@ def read_labels(
     if not paths:
         raise InputError(got="no label file", expected="at least one", fix="name a file of labels")
     table = _table(classes)
-    parts = [read_label_file(Path(p), column, date_column, layer, task) for p in paths]
+    parts = [
+        read_label_file(Path(p), column, date_column, layer, task, option=option) for p in paths
+    ]
     return _merge(parts, table)
 
 
@@ -179,8 +185,9 @@ def _classes(
                     fix="correct the spelling, or name all classes with --classes",
                 )
         table = _own_table(raw)
+        _warn_of_spellings(table)
     index = {_name(c.value): i for i, c in enumerate(table)}
-    index |= {c.name: i for i, c in enumerate(table)}
+    index |= {_name(c.name): i for i, c in enumerate(table)}
     unknown = sorted(everything - index.keys())
     if unknown:
         raise InputError(
@@ -200,22 +207,36 @@ def _classes(
     return value, table
 
 
+def _warn_of_spellings(table: tuple[LabelClass, ...]) -> None:
+    by_word: dict[str, list[str]] = {}
+    for c in table:
+        by_word.setdefault(c.name.casefold(), []).append(c.name)
+    for names in by_word.values():
+        if len(names) > 1:
+            warnings.warn(
+                f"the classes {' and '.join(names)} differ in capital letters only and are taken "
+                "as different classes; correct the spelling if they are one",
+                BocageWarning,
+                stacklevel=5,
+            )
+
+
 def _own_table(raw: NDArray[Any]) -> tuple[LabelClass, ...]:
     labels = np.unique(raw)
     whole = raw.dtype.kind in "iuf" and labels.min() >= 0 and labels.max() <= 254
     names = (
         {int(v): _name(v) for v in labels}
         if whole
-        else dict(enumerate((_name(v) for v in labels), start=1))
+        else dict(enumerate(sorted({_name(v) for v in labels}), start=1))
     )  # 0 is kept for "no data", which GIS programs take it for
     return make_classes(names)
 
 
 def _name(value: Any) -> str:
-    """A label as people write it: 3.0 in a column with decimals is class 3."""
+    """A label as people mean it: 3.0 is class 3, and a space too many makes no other class."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value)
+    return " ".join(str(value).split())
 
 
 def _count(values: NDArray[Any]) -> str:

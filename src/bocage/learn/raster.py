@@ -135,5 +135,8 @@ def _of_stack(stack: xr.Dataset) -> Raster:
         grid=stack_grid(stack),
         features=tuple(names),
         years=(int(years[0]) if known and len(years) == 1 else 0,),
-        attrs={"sensors": list(sensors)},
+        attrs={
+            "sensors": list(sensors),
+            "bocage_sources": [str(s) for s in stack.attrs.get("bocage_sources", ())],
+        },
     )

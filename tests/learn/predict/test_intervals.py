@@ -8,7 +8,7 @@ import pytest
 import rasterio
 
 from bocage.embeddings import open_embeddings
-from bocage.errors import BocageWarning, ConfigError, InputError
+from bocage.errors import BocageWarning, ConfigError, InputError, StoreError
 from bocage.learn.examine import ProbeConfig, fit_probe
 from bocage.learn.labels import read_labels
 from bocage.learn.predict import predict
@@ -135,3 +135,49 @@ def test_places_of_other_classes_are_refused(tmp_path, embeddings):
         predict(embeddings, Softmax(6), out=tmp_path / "m.tif", **options)
     with pytest.raises(ConfigError, match="one class per cell"):
         predict(embeddings, Slope(6), out=tmp_path / "v.tif", **options)
+
+
+def test_places_that_do_not_fit_are_refused_before_the_map_is_made(tmp_path, embeddings):
+    frame = gpd.GeoDataFrame(
+        {"class": ["water", "moor"]},
+        geometry=gpd.points_from_xy([505_020, 509_020], [4_490_020, 4_480_020]),
+        crs=32618,
+    )
+    frame.to_file(tmp_path / "places.gpkg")
+    with pytest.raises(InputError, match="the class moor"):
+        predict(embeddings, Softmax(6), out=tmp_path / "m.tif", reference=tmp_path / "places.gpkg")
+    assert not list(tmp_path.glob("m.*"))
+
+
+def test_the_column_of_places_is_that_of_the_labels_or_named(tmp_path, embeddings):
+    predict(embeddings, Softmax(6), out=tmp_path / "first.tif", picture=False, probability=False)
+    places = tmp_path / "places.gpkg"
+    write_reference(places, tmp_path / "first.tif", 400, 0.2)
+    frame = gpd.read_file(places)
+    frame["seen by"] = "somebody"
+    frame.to_file(places)
+    options = {"reference": places, "picture": False}
+    with pytest.raises(ConfigError, match="use --reference-label class"):
+        predict(embeddings, Softmax(6), out=tmp_path / "m.tif", **options)
+    named = predict(
+        embeddings, Softmax(6), out=tmp_path / "m.tif", reference_label="class", **options
+    )
+    probe = Softmax(6)
+    probe.target = "class"
+    usual = predict(embeddings, probe, out=tmp_path / "u.tif", **options)
+    assert named.tables == usual.tables
+    assert "km2_adjusted" in named.tables[2024][0]
+
+
+def test_other_places_under_the_same_name_do_not_pass_for_the_old_ones(tmp_path, embeddings):
+    predict(embeddings, Softmax(6), out=tmp_path / "first.tif", picture=False, probability=False)
+    places = tmp_path / "places.geojson"
+    write_reference(places, tmp_path / "first.tif", 400, 0.2)
+    options = {"reference": places, "picture": False}
+    predict(embeddings, Softmax(6), out=tmp_path / "m.tif", **options)
+    assert "nothing to do" in str(
+        predict(embeddings, Softmax(6), out=tmp_path / "m.tif", **options)
+    )
+    write_reference(places, tmp_path / "first.tif", 400, 0.4, seed=1)
+    with pytest.raises(StoreError, match="made otherwise"):
+        predict(embeddings, Softmax(6), out=tmp_path / "m.tif", **options)

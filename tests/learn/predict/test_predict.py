@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -140,6 +141,14 @@ def test_run_again_does_nothing_and_another_probe_is_refused(made, embeddings, t
     assert not again.seconds and (tmp_path / "map.tif").stat().st_mtime_ns == before
     with pytest.raises(StoreError, match="was made otherwise"):
         predict(embeddings, Softmax(6, seed=1), out=tmp_path / "map.tif")
+
+
+def test_new_embeddings_under_the_same_name_do_not_pass_for_the_old_ones(made, x, tmp_path):
+    found = next(tmp_path.glob("*.zarr"))
+    shutil.rmtree(found)
+    write_embeddings(found, x[:, ::-1])
+    with pytest.raises(StoreError, match="inputs unchanged since"):
+        predict(found, Softmax(6), out=tmp_path / "map.tif", min_cells=1)
 
 
 def test_numbers_are_float32_with_nan_and_overviews_that_are_true_means(tmp_path, embeddings, x):

@@ -32,6 +32,9 @@ class PredictConfig:
     reference: Path | None = None
     """Places with known classes, drawn at random inside the map: areas then get intervals."""
 
+    reference_label: str | None = None
+    """Column of their class; by default that of the probe's labels, or the only one."""
+
     picture: bool = True
     """Also write NAME.png."""
 

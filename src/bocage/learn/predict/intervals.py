@@ -19,6 +19,7 @@ from bocage.learn.predict.legend import Legend
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bocage.learn.labels import Labels
     from bocage.scoring.areas import AreaEstimate
 
 
@@ -29,7 +30,13 @@ KEPT_PLACES = (
 
 
 def estimate(
-    scorer: Any, legend: Legend, km2: NDArray[np.float64], *, raster: Path, reference: Path | None
+    scorer: Any,
+    legend: Legend,
+    km2: NDArray[np.float64],
+    *,
+    raster: Path,
+    reference: Path | None,
+    column: str | None = None,
 ) -> tuple[AreaEstimate | None, str]:
     """Areas of the classes with margins, and where the places came from; None where unknown.
 
@@ -39,11 +46,12 @@ def estimate(
         km2: Mapped area of each class [K].
         raster: The class map, on which reference places are looked up.
         reference: Labelled places with the map's classes, or None.
+        column: Their column; see `read_reference`.
     """
     from bocage.scoring.areas import estimate_areas
 
     if reference is not None:
-        counts = _look_up(raster, legend, reference)
+        counts = _look_up(raster, legend, read_reference(reference, scorer, legend, column))
         return estimate_areas(counts, km2, legend.names), str(reference)
     confusion = _kept_confusion(scorer, len(legend.classes))
     if confusion is None:
@@ -77,29 +85,49 @@ def _kept_confusion(scorer: Any, k: int) -> NDArray[np.int64] | None:
     return matrix.astype(np.int64) if matrix.shape == (k, k) else None
 
 
-def _look_up(raster: Path, legend: Legend, reference: Path) -> NDArray[np.int64]:
-    """Places by map class and true class [K, K]."""
-    from bocage.learn.labels import read_labels
-    from bocage.learn.sample import sample
+def read_reference(reference: Path, scorer: Any, legend: Legend, column: str | None) -> Labels:
+    """Places with the classes of a map; InputError for classes that it does not have.
 
-    labels = read_labels(reference)
+    Without a column that of the probe's own labels is taken where the file has it, else the only
+    one.
+    """
+    from bocage.learn.label_file import column_names
+    from bocage.learn.labels import read_labels
+
+    usual = str(getattr(scorer, "target", ""))
+    if column is None and usual and usual in column_names(reference):
+        column = usual
+    labels = read_labels(reference, column=column, option="--reference-label")
     if labels.task != "classification":
         raise InputError(
             got=f"{reference} with {labels.target} as {labels.task}",
             expected="places with one class each",
             fix=f"give them a column of classes: {', '.join(legend.names[:6])}",
         )
-    found = sample(labels, class_raster(raster))
-    names = [c.name for c in found.classes]
-    values = {str(c.value): i for i, c in enumerate(legend.classes)}
-    own = {**values, **{c.name: i for i, c in enumerate(legend.classes)}}
-    unknown = [n for n in names if n not in own]
+    own = _positions(legend)
+    unknown = [c.name for c in labels.classes if c.name not in own]
     if unknown:
         raise InputError(
             got=f"the class {', '.join(unknown)} in {reference}",
             expected=f"classes of the map: {', '.join(legend.names)}",
             fix="use the map's names or values",
         )
+    return labels
+
+
+def _positions(legend: Legend) -> dict[str, int]:
+    """Where in the legend a class stands, by its value and by its name."""
+    values = {str(c.value): i for i, c in enumerate(legend.classes)}
+    return {**values, **{c.name: i for i, c in enumerate(legend.classes)}}
+
+
+def _look_up(raster: Path, legend: Legend, labels: Labels) -> NDArray[np.int64]:
+    """Places by map class and true class [K, K]."""
+    from bocage.learn.sample import sample
+
+    found = sample(labels, class_raster(raster))
+    own = _positions(legend)
+    names = [c.name for c in found.classes]
     true = np.array([own[n] for n in names])[found.y]
     mapped = np.searchsorted(np.sort(legend.values), found.x[:, 0])
     mapped = np.argsort(legend.values)[mapped]

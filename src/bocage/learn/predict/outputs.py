@@ -196,7 +196,12 @@ def _write_sidecars(
         found.files += write_class_style(out, legend)
         km2 = np.array([tables[0].km2[value] for value in legend.values])
         areas, found.places = estimate(
-            predictor.scorer, legend, km2, raster=out, reference=config.reference
+            predictor.scorer,
+            legend,
+            km2,
+            raster=out,
+            reference=config.reference,
+            column=config.reference_label,
         )
         found.table = tables[0].rows(None if areas is None else interval_columns(areas))
     if legend is not None and config.probability:

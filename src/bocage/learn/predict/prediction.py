@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from bocage.embeddings.cog import own_grid
 from bocage.errors import ConfigError, InputError
 from bocage.learn.predict.blocks import write_blocks
 from bocage.learn.predict.config import PredictConfig
+from bocage.learn.predict.contents import contents_of
+from bocage.learn.predict.intervals import read_reference
 from bocage.learn.predict.lock import alone
 from bocage.learn.predict.predictor import Predictor, load_predictor
 from bocage.learn.predict.result import PredictResult
@@ -79,11 +81,19 @@ def predict(
         show_progress=show_progress,
     )
     run.config.check_task(run.known.task)
+    _check_reference(run)
     share_one_arena()
     with alone(run.out):
         if isinstance(source, (str, Path)):
             return _predict_embeddings(str(source), run)
         return _predict_scene(source, run, model)
+
+
+def _check_reference(run: Run) -> None:
+    """Refuse places that will not fit before the map is made, not after."""
+    config, legend = run.config, run.known.legend
+    if config.reference is not None and legend is not None:
+        read_reference(config.reference, run.known.scorer, legend, config.reference_label)
 
 
 def is_embeddings(source: PathLike, predictor: PathLike | Any) -> bool:
@@ -112,6 +122,7 @@ def describe(
 ) -> str:
     """What `predict` would do with embeddings, and how long it would take here."""
     run = Run(known=load_predictor(predictor), out=_check_out(Path(out)), config=config)
+    _check_reference(run)
     job = _job(str(source), run)
     return _describe(job, run)
 
@@ -205,7 +216,12 @@ def _predict_scene(stack: xr.Dataset, run: Run, model: WindowModel | None) -> Pr
         run.seconds["embedding"] = time.perf_counter() - start
         run.temporary.append(store)
         sources = [str(s) for s in stack.attrs.get("bocage_sources", ())]
-        identity = {"predictor": known.identity, "source": sources, "options": options}
+        identity = {
+            "predictor": known.identity,
+            "source": sources,
+            "contents": contents_of(sources),
+            "options": options,
+        }
         return run.finish(store, json.loads(json.dumps(identity)))
     network = _check_model(known, model)
     store = _scratch(run.out, "embeddings", stack)
@@ -213,21 +229,25 @@ def _predict_scene(stack: xr.Dataset, run: Run, model: WindowModel | None) -> Pr
     run.seconds["embedding"] = time.perf_counter() - start
     if not config.keep_embeddings:
         run.temporary.append(store)
-    return _predict_embeddings(str(store), run, planned=True)
+    sources = [str(s) for s in stack.attrs.get("bocage_sources", ())]
+    return _predict_embeddings(str(store), run, scene=sources)
 
 
-def _predict_embeddings(where: str, run: Run, *, planned: bool = False) -> PredictResult:
+def _predict_embeddings(
+    where: str, run: Run, *, scene: Sequence[str] | None = None
+) -> PredictResult:
+    """From embeddings, or from those just made of the imagery in the files `scene`."""
     if run.known.kind == "finetuned":
         raise InputError(
             got=f"the embeddings {where} with the fine-tuned network {run.known.name}",
             expected="imagery: a fine-tuned network makes its own features",
             fix="give the scene instead, or a probe that was fitted on these embeddings",
         )
-    job = _job(where, run)
+    job = _job(where, run, scene)
     done = run.finished(job.identity, job.years)
     if done is not None:
         return done
-    if run.report is not None and not planned:
+    if run.report is not None and scene is None:
         run.report(_describe(job, run))
     start = time.perf_counter()
     n_kept = write_blocks(job.blocks, show_progress=run.show_progress)
@@ -238,7 +258,7 @@ def _predict_embeddings(where: str, run: Run, *, planned: bool = False) -> Predi
     return run.finish(job.store, job.identity)
 
 
-def _job(where: str, run: Run) -> ScoreJob:
+def _job(where: str, run: Run, scene: Sequence[str] | None = None) -> ScoreJob:
     from bocage.embeddings.open import open_raster
 
     raster = open_raster(where)
@@ -249,6 +269,7 @@ def _job(where: str, run: Run) -> ScoreJob:
     identity = {
         "predictor": run.known.identity,
         "source": where,
+        "contents": contents_of([where] if scene is None else scene),
         "embeddings": {
             key: raster.attrs.get(key)
             for key in ("model", "weights_id", "patch_size", "fingerprint", "codec")

@@ -15,6 +15,7 @@ from bocage.embeddings.cog import own_grid
 from bocage.errors import StoreError
 from bocage.learn.predict import record
 from bocage.learn.predict.config import PredictConfig
+from bocage.learn.predict.contents import contents_of
 from bocage.learn.predict.layer import tiles
 from bocage.learn.predict.outputs import write_map
 from bocage.learn.predict.predictor import Predictor
@@ -48,6 +49,8 @@ class Run:
     def fingerprint(self, identity: dict[str, Any]) -> str:
         """Short hash of everything that decides the files."""
         options = {k: str(v) for k, v in asdict(self.config).items() if k != "keep_embeddings"}
+        if self.config.reference is not None:
+            options["reference_contents"] = contents_of([self.config.reference])
         text = json.dumps([identity, options], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -60,7 +63,7 @@ class Run:
             if target.exists() and not _is_ours(target, fingerprint):
                 raise StoreError(
                     got=f"{target}, which exists and was made otherwise",
-                    expected="a new path, or the same probe, embeddings and options",
+                    expected="a new path, or the same probe, inputs unchanged since, and options",
                     fix="choose another --out, or delete the file",
                 )
             complete.append(
