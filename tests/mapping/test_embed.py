@@ -159,7 +159,7 @@ def test_shards_of_a_run_in_any_order_give_the_same_bytes_as_one_run(scene, tmp_
 
 def test_a_block_behind_the_last_window_is_filled_by_its_neighbours(tmp_path):
     # Four cores of 16 px, and 4 px more, which are the third block of each row and column.
-    path, x = write_scene(tmp_path, (68, 68))
+    path, _ = write_scene(tmp_path, (68, 68))
     maps = {}
     for block_px in (32, 1024):
         out = tmp_path / f"{block_px}.zarr"

@@ -96,18 +96,24 @@ def shard_path(path: PathLike, grid: EmbeddingGrid, year: int, row: int, col: in
 
 def _write_metadata(folder: Path, grid: EmbeddingGrid, stored: Grid) -> None:
     import zarr
+    from zarr.storage import MemoryStore
 
+    # Into memory first: zarr goes to the disk and back for each of a dozen small files.
+    documents: dict[str, Any] = {}
     with warnings.catch_warnings():
         # Consolidated metadata is what the public store has; one request opens it over HTTP.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        root = zarr.open_group(str(folder), mode="w", zarr_format=3)
         shared = geoemb_attributes(grid)
         own = {"bocage": bocage_attributes(grid)}
-        # Not attrs.update, which writes the file once per attribute.
-        root.update_attributes({**shared, **own})
+        root = zarr.create_group(
+            MemoryStore(documents), zarr_format=3, attributes={**shared, **own}
+        )
         name = group_name(grid)
-        group = root.create_group(name) if name else root
-        group.update_attributes({**shared, **spatial_attributes(stored), **own})
+        attributes = {**shared, **spatial_attributes(stored), **own}
+        if name:
+            group = root.create_group(name, attributes=attributes)
+        else:
+            group = root.update_attributes(attributes)
         group.create_array(ARRAY, shape=_array_shape(grid), **_array_options(grid))
         for axis, values in (
             ("time", np.asarray(grid.years, np.int32)),
@@ -124,6 +130,10 @@ def _write_metadata(folder: Path, grid: EmbeddingGrid, stored: Grid) -> None:
             )
             coordinate[:] = values
         zarr.consolidate_metadata(root.store)
+    for key, document in documents.items():
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(document.to_bytes())
 
 
 def _encode_shard(grid: EmbeddingGrid, codes: NDArray[Any]) -> bytes | None:

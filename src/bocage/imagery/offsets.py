@@ -49,15 +49,21 @@ def from_scale_and_offset(sensor: str, scale: float, offset: float) -> tuple[flo
 
 def from_product(path: str, band: str) -> float | None:
     """The Sentinel-2 offset that a SAFE product's metadata or name states, or None."""
-    parents = () if "://" in path else Path(path).parents
-    for parent in parents:
+    offsets = None if "://" in path else _product_offsets(str(Path(path).parent))
+    return from_baseline(path) if offsets is None else offsets.get(band, 0.0)
+
+
+@lru_cache(maxsize=256)
+def _product_offsets(folder: str) -> dict[str, float] | None:
+    """Per band, from the metadata of the product that a folder lies in; None if there is none."""
+    for parent in (Path(folder), *Path(folder).parents):
         for name in ("MTD_MSIL2A.xml", "MTD_MSIL1C.xml"):
-            offsets = _read_metadata(str(parent / name))
+            offsets = _read_metadata(parent / name)
             if offsets is not None:
-                return offsets.get(band, 0.0)
+                return offsets
         if parent.name.endswith(".SAFE"):
             break
-    return from_baseline(path)
+    return None
 
 
 def from_baseline(text: str) -> float | None:
@@ -69,10 +75,9 @@ def from_baseline(text: str) -> float | None:
     return -1000.0 if 4 <= int(match.group(1)) < 99 else 0.0
 
 
-@lru_cache(maxsize=256)
-def _read_metadata(path: str) -> dict[str, float] | None:
+def _read_metadata(path: Path) -> dict[str, float] | None:
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     return {_BAND_ID[int(band)]: float(value) for band, value in _OFFSET.findall(text)}

@@ -86,7 +86,9 @@ def read_request(path: Path) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    # Asking the installer's files takes 2 ms each, which a module at work answers at once.
+    loaded = getattr(sys.modules.get(package), "__version__", None)
     try:
-        return version(package)
+        return loaded or version(package)
     except PackageNotFoundError:
         return None

@@ -151,13 +151,12 @@ def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
     for window in strip.place.windows:
         key = b""
         if not _cut(complete, strip, window, side).all():
-            cuts = [_cut(values, strip, window, side) for values in strip.values.values()]
-            shares = [np.isnan(cut).mean(axis=(2, 3)).ravel() for cut in cuts]
-            share = np.concatenate(shares)
-            if (share == 1).all():
+            gaps = [np.isnan(_cut(x, strip, window, side)) for x in strip.values.values()]
+            absent = np.concatenate([gap.all(axis=(2, 3)).ravel() for gap in gaps])
+            if absent.all():
                 continue
-            partly = ((share > 0) & (share < 1)).any()
-            key = (share == 1).tobytes() + (b"p" if partly else b"")
+            some = np.concatenate([gap.any(axis=(2, 3)).ravel() for gap in gaps])
+            key = absent.tobytes() + (b"p" if (some & ~absent).any() else b"")
             key = key if any(key) else b""
         groups.setdefault(key, []).append(window)
     return list(groups.values())
