@@ -52,6 +52,23 @@ def test_index_then_search_then_open_the_result(table: Path, corpus: Corpus, tmp
     assert "0/" in run("search", tmp_path / "i", "--like", tmp_path / "v.npy", "-k", 1)
 
 
+def test_a_view_is_written_like_a_search(table: Path, corpus: Corpus, tmp_path) -> None:
+    run("index", table, "--out", tmp_path / "i")
+    out = tmp_path / "new" / "v.geojson"
+    said = run("search", tmp_path / "i", "--view", "outlier", "-k", 12, "--out", out)
+    features = json.loads(out.read_text())["features"]
+    assert len(features) == 12 and "12 of 400 rows" in said
+    assert f"{features[0]['properties']['score']:.4f}" == said.split()[0]
+    assert features[0]["properties"]["row"] == said.split()[1]
+    for options in (["--like", "0/1"], ["--where", "number=1"]):
+        with pytest.raises(ConfigError, match=rf"--view outlier with {options[0]}"):
+            run("search", tmp_path / "i", "--view", "outlier", *options)
+    with pytest.raises(ConfigError, match=r"results to v\.shp"):
+        run("search", tmp_path / "i", "--view", "outlier", "--out", tmp_path / "v.shp")
+    with pytest.raises(ConfigError, match="k 0"):
+        run("search", tmp_path / "i", "--view", "outlier", "-k", 0)
+
+
 def test_commands_without_what_they_need_say_it(table: Path, tmp_path) -> None:
     run("index", table, "--out", tmp_path / "i")
     with pytest.raises(ConfigError, match="--like"):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
+from rasterio.warp import transform
 
 from bocage.errors import ConfigError, InputError, SourceError, StoreError
 from bocage.search import IndexOptions, OpenedIndex, SearchOptions, index, open_index, search
@@ -203,12 +205,48 @@ def test_areas_across_the_antimeridian(tmp_path: Path) -> None:
         search(tmp_path / "i", x[0], area=jump)
 
 
+def test_cells_across_the_antimeridian_stay_where_they_are(tmp_path: Path) -> None:
+    from affine import Affine
+
+    from bocage.embeddings import EmbeddingGrid, create_store, write_shard
+
+    # Fiji in UTM zone 1: the twelfth column of cells lies across 180 degrees.
+    grid = EmbeddingGrid(
+        crs="EPSG:32601", transform=Affine(80, 0, 179_240, 0, -80, -1_882_000), shape_yx=(24, 24),
+        dims=16, codec="float32", years=(2024,), shard_cells=64,
+    )  # fmt: skip
+    create_store(tmp_path / "fiji.zarr", grid)
+    x = np.random.default_rng(0).normal(size=(16, 24, 24)).astype(np.float32)
+    write_shard(tmp_path / "fiji.zarr", grid, 2024, 0, 0, x)
+    index(tmp_path / "fiji.zarr", tmp_path / "i")
+    opened = open_index(tmp_path / "i")
+    row, col = np.mgrid[:24, :24].reshape(2, -1)
+    lon, lat = transform("EPSG:32601", "EPSG:4326", 179_280 + 80 * col, -1_882_040 - 80 * row)
+    hits = search(opened, x[:, 0, 0], options=SearchOptions(k=1000))
+    assert len(hits) == 576
+    assert (hits.bbox[:, 2] - hits.bbox[:, 0]).max() < 0.001
+    at = np.ravel_multi_index(
+        [hits.attributes[name].to_numpy() for name in ("grid_row", "grid_col")], (24, 24)
+    )
+    apart = (hits.lonlat[:, 0] - np.array(lon)[at] + 180) % 360 - 180
+    assert np.abs(apart).max() < 0.0005  # half a cell at most
+    for i in (0, 11, 12, 13, 23, 300):
+        best = search(
+            opened, (lon[i], lat[i]), options=SearchOptions(k=1, include_exemplars=True)
+        ).attributes
+        assert (best["grid_row"][0].as_py(), best["grid_col"][0].as_py()) == (row[i], col[i])
+    for far in ((0.0, -17.0), (90.0, -17.0)):
+        with pytest.raises(InputError, match="km away"):
+            search(opened, far)
+
+
 def test_unusable_areas_and_filters_say_the_fix(opened: OpenedIndex, corpus: Corpus) -> None:
     x = corpus.x[0]
     for area, sentence in [
         ((11, 46, 12, 45), "empty area"),
         ((11, 45, 11, 46), "empty area"),
         ((500_000, 4_000_000, 510_000, 4_010_000), "degrees"),
+        (shapely.geometry.mapping(shapely.box(500_000, 4_000_000, 510_000, 4_010_000)), "4326"),
         ((0, 0, 1, 1), "inside the index"),
         ({"type": "Nothing"}, "GeoJSON"),
         ((1, 2, 3), "west, south, east, north"),

@@ -12,7 +12,7 @@ def search(  # noqa: PLR0917 - one argument per option is how typer reads a comm
     index: Annotated[str, typer.Argument(help="Folder or address of an index.")],
     like: Annotated[
         list[str] | None,
-        typer.Option(help="LON,LAT or row id or vector.npy; repeat for several."),
+        typer.Option(help="LON,LAT or row (0/325) or vector.npy; repeat for several."),
     ] = None,
     unlike: Annotated[list[str] | None, typer.Option(help="The same, for what not.")] = None,
     area: Annotated[str | None, typer.Option(help="W,S,E,N in degrees, or a GeoJSON file.")] = None,
@@ -33,12 +33,18 @@ def search(  # noqa: PLR0917 - one argument per option is how typer reads a comm
     from bocage.errors import ConfigError
     from bocage.search import SearchOptions, open_index
     from bocage.search import search as find
+    from bocage.search.results import check_ending
     from bocage.search.views import places_like
     from bocage.search.views import view as compute
 
     opened = open_index(index)
     place = _area(area)
     span: Any = tuple(dates.split("/")) if dates and "/" in dates else dates
+    if out is not None:
+        check_ending(out)
+    options = SearchOptions(k=k, combine=combine, invert=invert, exact=exact)
+    if view:
+        _check_view(view, out, {"--like": like, "--unlike": unlike, "--where": where})
     if view == "places":
         places = places_like(opened, place, k=k, dates=span)
         if not places:
@@ -48,10 +54,7 @@ def search(  # noqa: PLR0917 - one argument per option is how typer reads a comm
             typer.echo(f"{found['distance']:.3f}  {found['first_row']:>10}  {bounds}")
         return
     if view:
-        values = compute(opened, view, area=place, dates=span)
-        for i in values.top(k):
-            lon, lat = values.lonlat[i]
-            typer.echo(f"{values.value[i]:.4f}  {values.row[i]:>10}  {lon:.5f},{lat:.5f}")
+        _print(compute(opened, view, area=place, dates=span).hits(opened, k), out)
         return
     if not like:
         raise ConfigError(
@@ -66,8 +69,13 @@ def search(  # noqa: PLR0917 - one argument per option is how typer reads a comm
         area=place,
         dates=span,
         where=dict(_filter(text) for text in where or []) or None,
-        options=SearchOptions(k=k, combine=combine, invert=invert, exact=exact),
+        options=options,
     )
+    _print(hits, out)
+
+
+def _print(hits: Any, out: Path | None) -> None:
+    """The first ten on the screen, all of them in a file."""
     for row, score, (lon, lat) in zip(hits.row[:10], hits.score, hits.lonlat, strict=False):
         typer.echo(f"{score:.4f}  {row:>10}  {lon:.5f},{lat:.5f}")
     if len(hits) > 10 and out is None:
@@ -75,6 +83,21 @@ def search(  # noqa: PLR0917 - one argument per option is how typer reads a comm
     if out is not None:
         hits.write(out)
         typer.echo(f"{out}: {len(hits)} of {hits.n_searched} rows")
+
+
+def _check_view(view: str, out: Path | None, options: dict[str, Any]) -> None:
+    """Refuse what a view would not look at."""
+    from bocage.errors import ConfigError
+
+    unused = [name for name, value in options.items() if value]
+    if view == "places" and out is not None:
+        unused.append("--out")
+    if unused:
+        raise ConfigError(
+            got=f"--view {view} with {', '.join(unused)}",
+            expected="--area, --dates and --top, and --out for values of rows",
+            fix=f"leave out {', '.join(unused)}, or --view",
+        )
 
 
 def _area(text: str | None) -> Any:

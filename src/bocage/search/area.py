@@ -169,6 +169,12 @@ def _polygon(shape: Any) -> Area:
 
     if shape.is_empty or shape.area == 0:
         raise _empty(shape.geom_type)
+    if np.abs(shape.bounds[::2]).max() > 540 or np.abs(shape.bounds[1::2]).max() > 90 + 1e-6:
+        raise InputError(
+            got=f"an area with bounds {', '.join(f'{v:.6g}' for v in shape.bounds)}",
+            expected="degrees of longitude and latitude",
+            fix="convert it with ogr2ogr -f GeoJSON -t_srs EPSG:4326",
+        )
     rings = [r for part in shapely.get_parts(shape) for r in shapely.get_rings(part)]
     if any((np.abs(np.diff(shapely.get_coordinates(ring)[:, 0])) > 180).any() for ring in rings):
         raise InputError(

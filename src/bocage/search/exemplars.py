@@ -136,7 +136,9 @@ def nearest_row(opened: OpenedIndex, lon: float, lat: float) -> tuple[int, int]:
         )
     bounds = opened.bounds
     shrink = max(np.cos(np.radians(lat)), 0.01)
-    gap_x = np.maximum(np.maximum(bounds[:, 0] - lon, lon - bounds[:, 2]), 0) * shrink
+    # The way round by the antimeridian may be the shorter one.
+    turns = [np.maximum(bounds[:, 0] - x, x - bounds[:, 2]) for x in (lon - 360, lon, lon + 360)]
+    gap_x = np.maximum(np.min(turns, axis=0), 0) * shrink
     gap_y = np.maximum(np.maximum(bounds[:, 1] - lat, lat - bounds[:, 3]), 0)
     gaps = np.hypot(gap_x, gap_y)
     best: tuple[float, int, int] = (np.inf, 0, 0)
@@ -145,7 +147,8 @@ def nearest_row(opened: OpenedIndex, lon: float, lat: float) -> tuple[int, int]:
         if gaps[group] > best[0]:
             break
         places = opened.read_places(int(group))
-        away = np.hypot(*((places.lonlat - [lon, lat]) * [shrink, 1]).T)
+        apart_lon, apart_lat = (places.lonlat - [lon, lat]).T
+        away = np.hypot(((apart_lon + 180) % 360 - 180) * shrink, apart_lat)
         row = int(away.argmin())
         if away[row] < best[0]:
             best = (float(away[row]), int(group), row)

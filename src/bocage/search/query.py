@@ -78,12 +78,12 @@ class SearchOptions:
                 expected=f"one of {', '.join(COMBINE)}",
                 fix="use mean",
             )
-        if self.k < 1 or (self.n_candidates is not None and self.n_candidates < 1):
-            raise ConfigError(
-                got=f"k {self.k}, n_candidates {self.n_candidates}",
-                expected="at least 1",
-                fix="ask for at least one result",
-            )
+        for name in ("k", "n_candidates"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(
+                    got=f"{name} {value}", expected="at least 1", fix="ask for one result (--top 1)"
+                )
 
 
 def search(

@@ -75,18 +75,15 @@ class Hits:
         return pa.table(columns)
 
     def write(self, path: PathLike) -> Path:
-        """Write GeoParquet or GeoJSON, by the ending of the name."""
-        target = Path(path)
-        if target.suffix in (".parquet", ".geoparquet"):
-            self._write_geoparquet(target)
-        elif target.suffix in (".geojson", ".json"):
-            target.write_text(json.dumps(self.to_geojson()))
+        """Write GeoParquet or GeoJSON, by the ending of the name, in one step."""
+        from bocage.embeddings.atomic import write_file
+
+        target = check_ending(path)
+        if target.suffix in _TABLES:
+            content = self._geoparquet()
         else:
-            raise ConfigError(
-                got=f"results to {target.name}",
-                expected="a name ending in .parquet, .geoparquet, .geojson or .json",
-                fix="change the ending",
-            )
+            content = json.dumps(self.to_geojson(), ensure_ascii=False).encode()
+        write_file(target, content)
         return target
 
     def to_geojson(self) -> dict[str, Any]:
@@ -102,7 +99,9 @@ class Hits:
             features.append({"type": "Feature", "geometry": geometry, "properties": plain})
         return {"type": "FeatureCollection", "features": features}
 
-    def _write_geoparquet(self, target: Path) -> None:
+    def _geoparquet(self) -> bytes:
+        import io
+
         import pyarrow.parquet as pq
         import shapely
 
@@ -111,7 +110,24 @@ class Hits:
         types = sorted({shape.geom_type for shape in shapes})
         bounds = tuple(float(v) for v in shapely.total_bounds(shapes))
         footer = {"geo": json.dumps(geo_footer(types, bounds))}
-        pq.write_table(table.replace_schema_metadata(footer), target, compression="zstd")
+        file = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(footer), file, compression="zstd")
+        return file.getvalue()
+
+
+_TABLES, _SHAPES = (".parquet", ".geoparquet"), (".geojson", ".json")
+
+
+def check_ending(path: PathLike) -> Path:
+    """The path of results; ConfigError for a format that they are not written in."""
+    target = Path(path)
+    if target.suffix not in (*_TABLES, *_SHAPES):
+        raise ConfigError(
+            got=f"results to {target.name}",
+            expected="a name ending in .parquet, .geoparquet, .geojson or .json",
+            fix="change the ending",
+        )
+    return target
 
 
 def _json_value(value: Any) -> Any:

@@ -264,7 +264,23 @@ class GridSource:
         lon, lat = to_lonlat.transform(x, y)
         at = np.stack([lon, lat], axis=-1)
         square = np.stack([at[1:, :-1], at[1:, 1:], at[:-1, 1:], at[:-1, :-1]], axis=2)
-        return square.reshape(-1, 4, 2)
+        return _cut_at_antimeridian(square.reshape(-1, 4, 2))
+
+
+def _cut_at_antimeridian(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cells across 180 degrees end there, on the side of their center: none goes round the world.
+
+    Such a cell keeps the larger part of its outline; GeoJSON and bounds could not say the whole.
+    """
+    lon = corners[..., 0]
+    across = np.ptp(lon, axis=1) > 180
+    if across.any():
+        turned = lon[across] % 360
+        is_east = turned.mean(axis=1, keepdims=True) <= 180
+        kept = np.where(is_east, np.minimum(turned, 180), np.maximum(turned, 180) - 360)
+        corners = corners.copy()
+        corners[across, :, 0] = kept
+    return corners
 
 
 class ArraySource:

@@ -22,6 +22,7 @@ from bocage.errors import ConfigError, InputError
 from bocage.search.area import AreaLike, make_area
 from bocage.search.opened import OpenedIndex, Rows, centers, concatenate, open_index
 from bocage.search.query import Dates, make_days, no_rows, rows_inside
+from bocage.search.results import Hits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +51,21 @@ class View:
     def top(self, k: int) -> NDArray[np.intp]:
         """The k rows with the largest values, largest first, ties by row."""
         return np.argsort(-self.value, kind="stable")[:k]
+
+    def hits(self, opened: OpenedIndex, k: int) -> Hits:
+        """The k rows with the largest values as results of a search, with the value as score."""
+        best = self.top(k)
+        ids = [self.row[i] for i in best]
+        group, row = (np.array(at) for at in zip(*map(opened.find_row, ids), strict=True))
+        return Hits(
+            row=ids,
+            score=self.value[best].astype(np.float32),
+            bbox=self.bbox[best],
+            date=opened.read_dates(group, row),
+            attributes=opened.read_attributes(group, row),
+            n_searched=len(self.row),
+            index=opened.storage.uri,
+        )
 
 
 def view(
