@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bocage.errors import BocageWarning
-from bocage.models import training, training_kernels
-from bocage.models.engine import library
+from bocage.models import native, training, training_kernels
 from bocage.models.selection import RowGroup
 from bocage.models.training import add_mlp, linear
 from bocage.models.training_attention import attends, rotary_attention
 
-NO_KERNELS = library.why_unavailable("training")
+NO_KERNELS = native.why_unavailable("training")
 needs_kernels = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
 
 FP32, BF16 = 2e-6, 1e-2
@@ -332,14 +331,14 @@ def test_a_processor_with_tiles_and_no_compiler_says_what_it_costs(monkeypatch):
     def failing(name):
         raise RuntimeError("there is no C++ compiler (g++)")
 
-    monkeypatch.setattr(library, "library", failing)
+    monkeypatch.setattr(native, "library", failing)
     for name, value in (("system", "Linux"), ("machine", "x86_64")):
-        monkeypatch.setattr(library.platform, name, lambda value=value: value)
+        monkeypatch.setattr(native.platform, name, lambda value=value: value)
     flags = frozenset({"amx_tile", "amx_bf16", "avx512_bf16", "avx512bw"})
-    monkeypatch.setattr(library, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(native, "cpu_flags", lambda: flags)
     with pytest.warns(BocageWarning, match=r"no C\+\+ compiler.*plain layers"):
         assert training_kernels.why_unavailable.__wrapped__() == "there is no C++ compiler (g++)"
-    monkeypatch.setattr(library, "cpu_flags", frozenset)  # nothing to mend: not a word
+    monkeypatch.setattr(native, "cpu_flags", frozenset)  # nothing to mend: not a word
     assert "lacks" in str(training_kernels.why_unavailable.__wrapped__())
 
 

@@ -13,13 +13,14 @@ from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.nn.latent_mim import Laten
 from torch import Tensor
 from torch.nn import functional
 
+from bocage.models import native
 from bocage.models.encoder import Encoder
-from bocage.models.engine import FastEncoder, fast_encoder, library
+from bocage.models.engine import FastEncoder, fast_encoder
 from bocage.models.releases import release_config
 
 from ..official import official_model, our_encoder
 
-NO_KERNELS = library.why_unavailable()
+NO_KERNELS = native.why_unavailable()
 needs_kernels = pytest.mark.skipif(NO_KERNELS is not None, reason=str(NO_KERNELS))
 
 FP32_MAX_ABS = 2e-5

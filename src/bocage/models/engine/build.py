@@ -1,4 +1,4 @@
-"""Choose the fastest way to run an encoder on this machine, and say which and why."""
+"""Choose precision, batch and engine for this machine, and say which and why."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from functools import lru_cache
 import torch
 
 from bocage.errors import BocageWarning, ConfigError
+from bocage.models.config import ModelConfig
 from bocage.models.encoder import Encoder
 from bocage.models.engine import cpu, locations
 from bocage.models.engine.compiled import CompiledBackend
 from bocage.models.engine.cpu import CpuBackend
-from bocage.models.engine.fast import FastEncoder
-from bocage.models.engine.library import cpu_flags
+from bocage.models.engine.fast import NUMBERS_AT_ONCE, FastEncoder
+from bocage.models.native import cpu_flags
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,15 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8")
 INT8_MIN_WIDTH = 768
 """Narrower networks gain too little over bf16: small 1.02 to 1.13 times, tiny 0.92. Base gains
 1.2 to 1.3 times in every shape tried (2 cores with AMX, 2026-11-21)."""
+
+MAX_WINDOWS = 64
+"""On a CPU: more only delays the first result."""
+
+MAX_GPU_WINDOWS = 512
+"""The batch of the published benchmark."""
+
+LIVE_NUMBERS = 12
+"""Numbers per token and width that are alive together: tokens, q, k, v and the wide layer."""
 
 
 def choose_precision(
@@ -55,6 +65,25 @@ def choose_precision(
             )
         return "bf16", f"the processor has AMX; no int8 for {refusal}"
     return "fp32", "this device has no fast bfloat16"
+
+
+def choose_batch(
+    config: ModelConfig, n_tokens: int, device: torch.device, precision: str
+) -> tuple[int, str]:
+    """Windows of ``n_tokens`` tokens for one call, with the reason in words.
+
+    A rule and not a measurement, so that one machine always gives one answer and a map can be
+    resumed: on a CPU as many as fill the caches (that is where speed stops growing), on a GPU as
+    many as use an eighth of its memory.
+    """
+    numbers = n_tokens * config.width
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        item = 4 if precision == "fp32" else 2
+        n = max(1, min(MAX_GPU_WINDOWS, memory // 8 // (numbers * LIVE_NUMBERS * item)))
+        return n, f"an eighth of the {memory / 2**30:.0f} GiB of the GPU"
+    n = max(1, min(MAX_WINDOWS, NUMBERS_AT_ONCE // numbers))
+    return n, f"{n} x {n_tokens} tokens of width {config.width} fill the caches, more gain nothing"
 
 
 def fast_encoder(

@@ -25,11 +25,11 @@ from bocage.models.attention import Block
 from bocage.models.encoder import Encoder
 from bocage.models.engine.blocks import merge_qkv
 from bocage.models.engine.kernels import TokenOrder
-from bocage.models.engine.library import cache_folder
 from bocage.models.engine.linear import fold_norm
 from bocage.models.engine.locations import FastPooler
 from bocage.models.engine.tables import Angles
 from bocage.models.missing import to_unit_range
+from bocage.models.native import cache_folder
 from bocage.models.patch_embedding import PatchEmbedding, resize
 
 logger = logging.getLogger(__name__)

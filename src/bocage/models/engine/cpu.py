@@ -29,11 +29,11 @@ from bocage.models.encoder import Encoder
 from bocage.models.engine import kernels, locations, tables
 from bocage.models.engine.blocks import FastBlock, run_blocks
 from bocage.models.engine.kernels import Rotation, TokenOrder
-from bocage.models.engine.library import cpu_flags, why_unavailable
 from bocage.models.engine.linear import Linear
 from bocage.models.engine.locations import FastPooler
 from bocage.models.engine.tables import Angles
 from bocage.models.missing import normalization
+from bocage.models.native import cpu_flags, why_unavailable
 from bocage.models.packing import plan_packing
 from bocage.models.patch_embedding import PatchEmbedding
 
@@ -163,7 +163,7 @@ class FastPatchEmbedding:
         self.raw_scaling[0][: len(bands)] = 1 / span[list(bands)]
         self.raw_scaling[1][: len(bands)] = -low[list(bands)] / span[list(bands)]
         self.width = len(weight)
-        precision = "fp32" if dtype == torch.float32 else "bf16"  # int8 would lose the pixels
+        precision = "fp32" if dtype == torch.float32 else "bf16"  # of int8 too
         self.project = Linear(weight, bias, precision)
 
     def __call__(self, x: Tensor, patch_size: int, *, raw: bool = False) -> Tensor:

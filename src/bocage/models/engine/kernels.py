@@ -1,10 +1,4 @@
-"""Kernels for CPUs with AMX as functions of tensors; products are in ``linear.py``.
-
-attention.cpp   rotary encoding and attention
-patches.cpp     resize and pixel network of patches
-pool.cpp        last norm with its mean
-products.cpp    codes of int8, the order of tiles
-"""
+"""Kernels for CPUs with AMX as functions of tensors; products are in ``linear.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bocage.models.engine.library import library, pointer
+from bocage.models.native import library, pointer
 
 HEAD_WIDTHS = (16, 32, 64)
 """Head widths of attention: nano has 16, all other sizes 64."""

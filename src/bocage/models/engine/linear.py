@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bocage.models.engine import kernels
-from bocage.models.engine.library import library, pointer
+from bocage.models.native import library, pointer
 
 
 class Linear:
@@ -137,7 +137,7 @@ def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pack_fp32(weight: Tensor) -> Tensor:
-    """Weight [n_out, n_in] as tiles of three bf16 numbers for a value; see ``blocks.h``."""
+    """Weight [n_out, n_in] as tiles, three bf16 numbers for a value (``product_of_rows.h``)."""
     n_out, n_in = weight.shape
     parts = []
     for _ in range(3):

@@ -25,8 +25,8 @@ from bocage.models.encoder import Encoder
 from bocage.models.engine.blocks import FastBlock, halves
 from bocage.models.engine.cpu import CpuBackend
 from bocage.models.engine.fast import NUMBERS_AT_ONCE, FastEncoder
-from bocage.models.engine.library import library, pointer
 from bocage.models.engine.locations import FastPooler
+from bocage.models.native import library, pointer
 from bocage.models.neighborhood import box_start
 from bocage.models.rope import days_since_first
 

@@ -4,7 +4,7 @@
 ``attention.cpp``  attention and its gradient
 ``rows.cpp``       gradient of a norm, rotary encoding and its gradient
 
-Vectors, tiles and packed products are those of inference (``engine/blocks.h``).
+Vectors, tiles and packed products are those of inference (``engine/product_of_rows.h``).
 
 Numbers are fp32, of which three of bf16 stand for each in a product, or bf16. Widths are multiples
 of 32, tensors contiguous. Axes: M rows, K depth, O columns; of attention n tokens, G vectors of a
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from bocage.errors import BocageWarning
 from bocage.memory import keep_freed_memory
+from bocage.models import native
+from bocage.models.native import pointer
 
 HEAD_WIDTHS = (16, 32, 64)
 N_PARTS = {torch.float32: 3, torch.bfloat16: 1}
@@ -34,10 +36,8 @@ _PLAIN, _ADD, _GELU, _GELU_BACK = range(4)
 @lru_cache(maxsize=1)
 def why_unavailable() -> str | None:
     """The reason why the kernels cannot run here, or None if they can."""
-    from bocage.models.engine import library  # it imports what imports this
-
-    reason = library.why_unavailable("training")
-    if reason is not None and "amx_bf16" in library.cpu_flags():
+    reason = native.why_unavailable("training")
+    if reason is not None and "amx_bf16" in native.cpu_flags():
         warnings.warn(
             f"{reason}: training takes the plain layers, about 1.3 times slower",
             BocageWarning,
@@ -55,7 +55,7 @@ def pack_weight(
     memory = torch.empty(weight.numel() * parts + _ALIGNMENT, dtype=torch.bfloat16)
     out = memory[-(memory.data_ptr() // 2) % _ALIGNMENT :][: weight.numel() * parts]
     _library().bocage_pack_weight(
-        _pointer(weight), _pointer(gain), _pointer(out), n_out, n_in, turned, parts
+        pointer(weight), pointer(gain), pointer(out), n_out, n_in, turned, parts
     )
     return out
 
@@ -138,15 +138,15 @@ def weight_gradient(
     (n_rows, n_out), n_in = gradient.shape, x.shape[1]
     by_weight, by_bias = add_to or (torch.empty(n_out, n_in), torch.empty(n_out))
     _library().bocage_weight_gradient(
-        _pointer(gradient),
+        pointer(gradient),
         gradient.dtype == torch.float32,
-        _pointer(row_scale),
-        _pointer(x),
+        pointer(row_scale),
+        pointer(x),
         x.dtype == torch.float32,
-        _pointer(moments),
+        pointer(moments),
         N_PARTS[dtype],
-        _pointer(by_weight),
-        _pointer(by_bias),
+        pointer(by_weight),
+        pointer(by_bias),
         n_rows,
         n_out,
         n_in,
@@ -166,7 +166,7 @@ def norm_gradient(
     """``plus`` and the gradient of x [M, D] from that of its LayerNorm without gain, all fp32."""
     out = torch.empty_like(x) if out is None else out
     _library().bocage_norm_gradient(
-        *(_pointer(part) for part in (by_norm, x, moments, plus, out)), *x.shape
+        *(pointer(part) for part in (by_norm, x, moments, plus, out)), *x.shape
     )
     return out
 
@@ -176,7 +176,7 @@ def turn(x: Tensor, factors: Tensor, n_turned: int) -> Tensor:
     n_tokens, n_vectors, width = x.shape
     out = torch.empty(n_tokens, n_turned, width, dtype=x.dtype)
     _library().bocage_turn(
-        *(_pointer(part) for part in (x, factors, out)),
+        *(pointer(part) for part in (x, factors, out)),
         n_tokens,
         n_vectors,
         n_turned,
@@ -200,7 +200,7 @@ def turn_gradient(
         else torch.empty_like(gradient, dtype=turned.dtype)
     )
     _library().bocage_turn_gradient(
-        *(_pointer(part) for part in (gradient, turned, factors, out, by_angle)),
+        *(pointer(part) for part in (gradient, turned, factors, out, by_angle)),
         n_tokens,
         n_vectors,
         turned.shape[1],
@@ -220,7 +220,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, heads: int) -> tupl
     if bool((rows[:, 3] == 0).any()):
         out.zero_()  # who reads nothing gets nothing
     normalizer = torch.empty(len(q), heads)
-    _attention("", (q, k, v), (_pointer(out), _pointer(normalizer)), (q, k, v), rows, heads)
+    _attention("", (q, k, v), (pointer(out), pointer(normalizer)), (q, k, v), rows, heads)
     return out, normalizer
 
 
@@ -238,7 +238,7 @@ def attention_gradient(  # noqa: PLR0917 - what attention had and gave
     if bool((rows[:, 1::2] == 0).any()):
         for part in by:
             part.zero_()
-    others = [_pointer(part) for part in (out, gradient, normalizer)]
+    others = [pointer(part) for part in (out, gradient, normalizer)]
     others += [part.data_ptr() for part in by]
     heads = normalizer.shape[1]
     _attention("_gradient", (q, k, v), others, (q, k, v, *by), rows, heads)
@@ -262,8 +262,8 @@ def _attention(  # noqa: PLR0917 - one call, of two functions
     getattr(_library(), f"bocage_training_attention{kind}")(
         *(part.data_ptr() for part in views),
         *others,
-        _pointer(strides),
-        _pointer(rows),
+        pointer(strides),
+        pointer(rows),
         len(rows),
         heads,
         head_width,
@@ -285,17 +285,17 @@ def _product(  # noqa: PLR0917 - one call, of three functions
     norm_epsilon: float | None,
 ) -> None:
     _library().bocage_training_product(
-        _pointer(x),
+        pointer(x),
         x.dtype == torch.float32,
-        _pointer(weight),
+        pointer(weight),
         N_PARTS[dtype],
-        _pointer(bias),
-        _pointer(plus),
-        _pointer(row_scale),
-        _pointer(out),
-        _pointer(other),
+        pointer(bias),
+        pointer(plus),
+        pointer(row_scale),
+        pointer(out),
+        pointer(other),
         out.dtype == torch.float32,
-        _pointer(moments),
+        pointer(moments),
         norm_epsilon or 0.0,
         *x.shape,
         out.shape[1],
@@ -322,15 +322,5 @@ def _lent(number: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
-    from bocage.models.engine import library  # it imports what imports this
-
     keep_freed_memory()
-    return library.library("training")
-
-
-def _pointer(x: Tensor | None) -> int | None:
-    if x is None:
-        return None
-    if not x.is_contiguous():
-        raise ValueError(f"kernel argument of strides {x.stride()} is not contiguous")
-    return x.data_ptr()
+    return native.library("training")

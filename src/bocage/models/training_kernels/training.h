@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "../engine/blocks.h"
+#include "../engine/product_of_rows.h"
 
 static inline void transpose16(__m512i* r) {
   __m512i t[16];

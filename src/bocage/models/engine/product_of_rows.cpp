@@ -1,6 +1,6 @@
-// Linear maps of fp32 on the bf16 tile unit (blocks.h), with norm, bias, GELU and a sum in the same pass.
+// Linear maps of fp32 on the bf16 tile unit (product_of_rows.h), with norm, bias, GELU and a sum in the same pass.
 
-#include "blocks.h"
+#include "product_of_rows.h"
 
 struct Ending {  // y = gelu(sums + bias) + plus
   const float* bias;

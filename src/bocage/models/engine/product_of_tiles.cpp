@@ -275,45 +275,36 @@ extern "C" void bocage_product(const void* x, const void* row_scales, const void
 // depends on its batch mates. Normalized before, without gain, if is_norm.
 extern "C" void bocage_quantize(const bf16* x, int8_t* codes, void* row_scales, int64_t M, int64_t D,
                                 int64_t is_norm, float epsilon) {
-  RowNorm* scales = (RowNorm*)row_scales;
 #pragma omp parallel for schedule(static)
-  for (int64_t m = 0; m < (M + 31) / 32 * 32; m += 4) {  // four rows are side by side in memory
-    const bf16* from = x + m / 32 * 32 * D + m % 32 * 32;
-    int8_t* to = codes + m / 32 * 32 * D + m % 32 * 64;
-    __m512 sum[4], most[4], squares[4], mean[4], to_code[4];
-    for (int q = 0; q < 4; q++) sum[q] = most[q] = squares[q] = mean[q] = _mm512_setzero_ps();
-    for (int64_t c = 0; c < D; c += 32)
-#pragma GCC unroll 4
-      for (int q = 0; q < 4; q++) {
-        const __m512 a = load16(from + c * 32 + q * 32), b = load16(from + c * 32 + q * 32 + 16);
-        sum[q] = _mm512_add_ps(sum[q], _mm512_add_ps(a, b));
-        most[q] = _mm512_max_ps(most[q], _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-      }
-    if (is_norm) {
-      for (int q = 0; q < 4; q++)
-        mean[q] = _mm512_set1_ps(_mm512_reduce_add_ps(sum[q]) / D), most[q] = _mm512_setzero_ps();
+  for (int64_t i = 0; i < (M + 31) / 32; i++) {
+    RowNorm* norms = (RowNorm*)row_scales + i * 32;
+    std::fill(norms, norms + 32, RowNorm{0, 1});
+    if (is_norm) row_norms(x + i * 32 * D, D / 32, epsilon, norms);
+    for (int64_t r = 0; r < 32; r += 4) {  // four rows are side by side in memory
+      const bf16* from = x + i * 32 * D + r * 32;
+      int8_t* to = codes + i * 32 * D + r * 64;
+      __m512 most[4], mean[4], to_code[4];
+      for (int q = 0; q < 4; q++) most[q] = _mm512_setzero_ps(), mean[q] = _mm512_set1_ps(norms[r + q].mean);
       for (int64_t c = 0; c < D; c += 32)
 #pragma GCC unroll 4
         for (int q = 0; q < 4; q++) {
           const __m512 a = _mm512_sub_ps(load16(from + c * 32 + q * 32), mean[q]);
           const __m512 b = _mm512_sub_ps(load16(from + c * 32 + q * 32 + 16), mean[q]);
-          squares[q] = _mm512_fmadd_ps(a, a, _mm512_fmadd_ps(b, b, squares[q]));
           most[q] = _mm512_max_ps(most[q], _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
         }
-    }
-    for (int q = 0; q < 4; q++) {
-      const float largest = std::max(_mm512_reduce_max_ps(most[q]), 1e-20f);
-      const float factor = is_norm ? 1 / std::sqrt(_mm512_reduce_add_ps(squares[q]) / D + epsilon) : 1;
-      scales[m + q] = {0, largest * factor / 127};
-      to_code[q] = _mm512_set1_ps(127 / largest);
-    }
-    for (int64_t c = 0; c < D; c += 16)
-#pragma GCC unroll 4
       for (int q = 0; q < 4; q++) {
-        const __m512 v = _mm512_sub_ps(load16(from + c / 32 * 1024 + q * 32 + c % 32), mean[q]);
-        const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(v, to_code[q]));
-        _mm_storeu_si128((__m128i*)(to + c / 64 * 2048 + q * 64 + c % 64), _mm512_cvtsepi32_epi8(code));
+        const float largest = std::max(_mm512_reduce_max_ps(most[q]), 1e-20f);
+        norms[r + q] = {0, largest * norms[r + q].scale / 127};
+        to_code[q] = _mm512_set1_ps(127 / largest);
       }
+      for (int64_t c = 0; c < D; c += 16)
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) {
+          const __m512 v = _mm512_sub_ps(load16(from + c / 32 * 1024 + q * 32 + c % 32), mean[q]);
+          const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(v, to_code[q]));
+          _mm_storeu_si128((__m128i*)(to + c / 64 * 2048 + q * 64 + c % 64), _mm512_cvtsepi32_epi8(code));
+        }
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-"""Compile the kernels for CPUs with AMX, once per machine, and open them.
+"""Compile kernels in C++ for CPUs with AMX, once per machine, and open them.
 
 A shared library takes about ten seconds to build and stays in the cache folder under the hash of
 its sources and flags: later processes open it, and an update of this package makes a new one.
@@ -23,13 +23,13 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-MODELS = Path(__file__).parents[1]
+MODELS = Path(__file__).parent
 SOURCES = {
-    "engine": ("attention.cpp", "patches.cpp", "pool.cpp", "products.cpp", "products_fp32.cpp"),
-    "sliding": ("sliding.cpp",),
-    "training": ("attention.cpp", "products.cpp", "rows.cpp"),
+    "engine": ("attention", "patches", "pool", "product_of_rows", "product_of_tiles"),
+    "sliding": ("sliding",),
+    "training": ("attention", "products", "rows"),
 }
-"""Libraries: windows, seam-free inference, which few need, and training."""
+"""Libraries: inference, its seam-free kind, which few need, and training."""
 
 FOLDERS = {"engine": "engine", "sliding": "engine", "training": "training_kernels"}
 FLAGS = ("-O3", "-std=c++17", "-march=sapphirerapids", "-fopenmp", "-shared", "-fPIC")
@@ -73,7 +73,7 @@ def library(name: str) -> ctypes.CDLL:
     """The kernels ``bocage_...`` of a library; RuntimeError or OSError where they cannot be had."""
     if ctypes.CDLL(None).syscall(*map(ctypes.c_long, TILE_PERMISSION)) != 0:
         raise RuntimeError("the system does not grant the AMX tile registers")
-    sources = [MODELS / FOLDERS[name] / source for source in SOURCES[name]]
+    sources = [MODELS / FOLDERS[name] / f"{source}.cpp" for source in SOURCES[name]]
     opened = ctypes.CDLL(str(_build(name, sources)))
     for source in sources:
         declared = re.findall(r'extern "C" void (\w+)\((.*?)\)', source.read_text(), re.DOTALL)
