@@ -52,6 +52,9 @@ def test_mistakes_are_one_sentence_and_leave_nothing(store, label_file, tmp_path
         with pytest.raises(BocageError, match=part):
             run("probe", store, label_file, "--out", tmp_path / "p", *words)
     assert not (tmp_path / "p").exists()
+    (tmp_path / "taken.txt").touch()
+    with pytest.raises(BocageError, match=r"taken\.txt, which is a file"):
+        run("probe", store, label_file, "--label", "class", "--out", tmp_path / "taken.txt")
     with pytest.raises(BocageError, match=r"no\.toml"):
         run("evaluate", tmp_path / "no.toml", "--out", tmp_path / "o")
 

@@ -190,6 +190,8 @@ def test_bad_samples_are_refused_in_one_sentence(embeddings, tmp_path):
         fit_probe(mixed, embeddings, year=2024)
     with pytest.raises(ConfigError, match="method 'tree'"):
         ProbeConfig(methods=("tree",))
+    with pytest.raises(ConfigError, match="seed -1"):
+        ProbeConfig(seed=-1)
 
 
 def test_a_class_without_samples_is_told_and_left_out(embeddings, tmp_path):
@@ -203,3 +205,21 @@ def test_a_class_without_samples_is_told_and_left_out(embeddings, tmp_path):
     assert any("no sample of the class snow" in str(w.message) for w in told)
     assert [c.name for c in probe.classes] == ["land", "water"]
     assert [c.value for c in probe.classes] == [1, 3]
+
+
+def test_a_bar_in_the_name_of_a_class_does_not_end_its_cell(embeddings, tmp_path):
+    row, col = points(60)
+    names = np.array(["dry | bare", "water"])[truth()[row, col]]
+    path = tmp_path / "a.gpkg"
+    shapes = [shapely.Point(center(r, c)) for r, c in zip(row, col, strict=True)]
+    geopandas.GeoDataFrame({"class": names}, geometry=shapes, crs=CRS).to_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BocageWarning)
+        probe, report = fit_probe(read_labels(path), embeddings, year=2024)
+    tables = report.markdown().split("## By class")[1]
+    for line in tables.splitlines():
+        if "dry" in line:
+            assert "dry \\| bare" in line
+    bars = {line.replace("\\|", "").count("|") for line in tables.split("##")[0].split("\n")[2:-2]}
+    assert len(bars) == 1
+    assert len(repr(probe)) < 2000

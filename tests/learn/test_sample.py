@@ -108,6 +108,8 @@ def test_a_cell_counts_once_and_contradictions_are_left_out(embeddings, tmp_path
     with pytest.warns(BocageWarning, match="55 on cells with contradicting labels"):
         found = sample(labels, embeddings, year=2024)
     assert len(found) == 11 * 15 - 55
+    with pytest.warns(BocageWarning, match="55 on cells with contradicting labels"):
+        assert len(sample(labels, embeddings, year=2024, min_share=0.5)) == 11 * 15 - 55
 
 
 def test_numbers_of_one_cell_are_averaged(embeddings, tmp_path):

@@ -20,7 +20,7 @@ def probe(
     source: Annotated[str, typer.Argument(help="Embeddings (.zarr, .tif), or a scene.")],
     labels: Annotated[
         list[Path] | None,
-        typer.Argument(help="GeoPackage, GeoJSON, GeoParquet, or one raster mask."),
+        typer.Argument(help="GeoPackage, GeoJSON, GeoParquet, CSV, or one raster mask."),
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder for the probe and its report.")],
@@ -47,7 +47,10 @@ def probe(
     ] = None,
     min_share: Annotated[
         float | None,
-        typer.Option(help="Cells covered by this share.", rich_help_panel=_LABELS),
+        typer.Option(
+            help="Cells that a polygon covers by this share, 0 to 1.",
+            rich_help_panel=_LABELS,
+        ),
     ] = None,
     max_samples: Annotated[
         int, typer.Option(help="Draw at most so many cells.", rich_help_panel=_LABELS)
@@ -66,10 +69,12 @@ def probe(
     n_folds: Annotated[int, typer.Option(help="How many.", rich_help_panel=_FOLDS)] = 5,
     block_m: Annotated[
         float | None,
-        typer.Option(help="Side of the blocks; measured if left out.", rich_help_panel=_FOLDS),
+        typer.Option(
+            help="Side of the blocks, meters; measured if left out.", rich_help_panel=_FOLDS
+        ),
     ] = None,
     buffer_m: Annotated[
-        float | None, typer.Option(help="Gap around test samples.", rich_help_panel=_FOLDS)
+        float | None, typer.Option(help="Gap around test samples, meters.", rich_help_panel=_FOLDS)
     ] = None,
     beside: Annotated[
         str | None,
@@ -100,6 +105,12 @@ def probe(
             got=f"{source} without labels",
             expected="a map or a scene, and a file of labelled places",
             fix="try: bocage probe scene.zarr labels.gpkg --out probe/",
+        )
+    if out.exists() and not out.is_dir():
+        raise ConfigError(
+            got=f"--out {out}, which is a file",
+            expected="a folder for the probe and its report",
+            fix=f"use --out {out.with_suffix('')}-probe",
         )
     if beside is None and imagery.bands is not None and Path(imagery.bands).exists():
         # Until --bands came to name bands, as everywhere, it named the scene.

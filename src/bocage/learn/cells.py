@@ -203,11 +203,12 @@ def _burn(
     lines, areas = hits[kinds[hits] == 1], hits[kinds[hits] == 2]
     found = []
     if len(areas):
-        if min_share is None:
-            # Burnt in both orders: where shapes overlap, the two disagree.
-            found += [_rasterize(labels, order, grid, False) for order in (areas, areas[::-1])]
-        else:
-            found.append(_by_share(labels, areas, grid, min_share))
+        # Burnt in both orders: where shapes overlap, the two disagree.
+        for order in (areas, areas[::-1]):
+            if min_share is None:
+                found.append(_rasterize(labels, order, grid, False))
+            else:
+                found.append(_by_share(labels, order, grid, min_share))
     if len(lines):
         found += [_rasterize(labels, order, grid, True) for order in (lines, lines[::-1])]
     rows, cols, groups = [], [], []

@@ -73,6 +73,10 @@ class ProbeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(
+                got=f"seed {self.seed}", expected="a whole number from 0", fix="use --seed 0"
+            )
         unknown = [m for m in self.methods if m not in METHODS]
         if unknown:
             raise ConfigError(

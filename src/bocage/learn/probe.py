@@ -49,7 +49,9 @@ class FittedOn:
 class Probe:
     """A fitted estimator with its classes and the embeddings it belongs to."""
 
-    estimator: Estimator
+    estimator: Estimator = field(repr=False)
+    """Its arrays are too long to print."""
+
     method: str
     setting: Mapping[str, float]
     task: Task

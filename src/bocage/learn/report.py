@@ -11,7 +11,7 @@ import numpy as np
 
 from bocage.errors import ConfigError
 from bocage.learn.classes import LabelClass, classes_to_json
-from bocage.scoring.accumulator import Interval
+from bocage.scoring.accumulator import markdown_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class ProbeReport:
             ]
         lines += [f"Setting: {setting} (of the folds: {'; '.join(self.choices)}).", ""]
         if self.scores.rows:
-            lines += ["## By class", "", _rows(self.scores), ""]
+            lines += ["## By class", "", self.scores.markdown_rows(), ""]
         if self.scores.confusion is not None:
             lines += ["## Confusion (rows: truth)", "", self._confusion(self.scores.confusion), ""]
         return "\n".join(lines)
@@ -106,9 +106,9 @@ class ProbeReport:
 
     def _confusion(self, matrix: NDArray[np.int64]) -> str:
         names = [c.name for c in self.classes]
-        lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        lines = [markdown_row(["", *names]), "|---" * (len(names) + 1) + "|"]
         for name, counts in zip(names, matrix, strict=True):
-            lines.append(f"| {name} | {' | '.join(f'{int(n):,}' for n in counts)} |")
+            lines.append(markdown_row([name, *(f"{int(n):,}" for n in counts)]))
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -159,15 +159,6 @@ class ProbeReport:
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
         return file.getvalue()
-
-
-def _rows(scores: Scores) -> str:
-    columns = list(scores.rows[0])
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for row in scores.rows:
-        cells = [f"{row[c]:.3f}" if isinstance(row[c], Interval) else str(row[c]) for c in columns]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def import_figure() -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from bocage.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
     from numpy.typing import ArrayLike, NDArray
@@ -86,11 +86,21 @@ class Scores:
         lines = ["| score | value (95 % interval) |", "|---|---|"]
         lines += [f"| {name} | {value:.3f} |" for name, value in self.values.items()]
         if self.rows:
-            columns = list(self.rows[0])
-            lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-            lines += [f"| {' | '.join(_cell(row[c]) for c in columns)} |" for row in self.rows]
+            lines += ["", self.markdown_rows()]
         unit = "units" if self.n_blocks != 1 else "unit: no intervals"
         return "\n".join([*lines, "", f"{self.n:,} samples in {self.n_blocks} {unit}"])
+
+    def markdown_rows(self) -> str:
+        """A table of the rows: one per class."""
+        columns = list(self.rows[0])
+        lines = [markdown_row(columns), "|---" * len(columns) + "|"]
+        lines += [markdown_row([_cell(row[c]) for c in columns]) for row in self.rows]
+        return "\n".join(lines)
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a table; a bar inside a name does not end its cell."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 class Accumulator:

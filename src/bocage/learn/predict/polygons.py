@@ -42,8 +42,8 @@ def write_polygons(
     """Write the areas of a class map as polygons; returns how many.
 
     Cells that share a side and a class are one polygon, with columns `value`, `class` and `km2`.
-    `min_cells` leaves out smaller ones; `classes` keeps these values only. InputError if nothing is
-    left.
+    GeoJSON is in degrees, other formats in the CRS of the map. `min_cells` leaves out smaller
+    ones; `classes` keeps these values only. InputError if nothing is left.
     """
     import geopandas as gpd
 
@@ -73,7 +73,10 @@ def write_polygons(
         if path.suffix.lower() == ".parquet":
             frame.to_parquet(made, compression="zstd", write_covering_bbox=True)
         else:
-            frame.to_file(made, driver=DRIVERS[path.suffix.lower()], engine="pyogrio")
+            driver = DRIVERS[path.suffix.lower()]
+            # GeoJSON is in degrees, cut at the antimeridian: web maps read nothing else (RFC 7946).
+            options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
+            frame.to_file(made, driver=driver, engine="pyogrio", **options)
         flush_to_disk(made)
         made.replace(path)
     return len(frame)
