@@ -95,12 +95,6 @@ def test_what_is_left_of_an_image_within_a_halo_needs_no_window(length, n):
     assert sum(layout.n_windows(block) for block in layout.blocks()) == n
 
 
-def test_blocks_are_of_like_size():
-    # 20 cores and a little: 10 + 10 + a sliver of a block would be as many blocks.
-    layout = lay_out((1936, 1936), patch_size=8, window_px=160, halo_px=32, block_px=1024)
-    assert [b.shape_yx[0] for b in layout.blocks()[::3]] == [672, 672, 592]
-
-
 @pytest.mark.parametrize(("window", "halo"), [(100, 8), (96, 9), (32, 16)])
 def test_sizes_that_do_not_divide_are_refused_with_a_size_that_does(window, halo):
     with pytest.raises(ConfigError, match="use --"):

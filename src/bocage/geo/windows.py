@@ -143,9 +143,8 @@ def lay_out(
 ) -> Layout:
     """Cut a grid of shape_yx pixels; ConfigError names the option that does not divide.
 
-    block_px is the most: blocks have a whole number of window cores, so that where they fall never
-    changes a result, and no more than makes them of like size. An image smaller than one window
-    shrinks the window to the image.
+    block_px is rounded to a whole number of window cores, so that where blocks fall never changes a
+    result. An image smaller than one window shrinks the window to the image.
     """
     for name, value in (("window", window_px), ("halo", halo_px)):
         if value % patch_size:
@@ -167,11 +166,7 @@ def lay_out(
         window_px, halo_px, core = longest, 0, longest
     # A block larger than the image would only hold fill. One narrower than two halos would be
     # reached by windows of blocks that are not its neighbours.
-    least = max(1, -(-2 * halo_px // core))
-    most = max(least, min(block_px // core, -(-longest // core)))
-    n_cores = min(
-        range(least, most + 1), key=lambda n: -(-rows // (n * core)) * -(-cols // (n * core))
-    )
+    n_cores = max(1, -(-2 * halo_px // core), min(block_px // core, -(-longest // core)))
     return Layout(
         shape_yx=(rows, cols),
         patch_size=patch_size,

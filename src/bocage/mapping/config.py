@@ -48,8 +48,8 @@ class EmbedConfig:
     fifth of the window."""
 
     block_px: int | None = None
-    """Largest side of the unit of writing and resume (one shard), which has whole window cores;
-    None is 1024; for seam-free maps 256 patches, fewer with many dates or sensors (96 at least)."""
+    """Side of the unit of writing and resume (one shard), rounded to whole window cores; None is
+    1024; for seam-free maps 256 patches, fewer with many dates or sensors (96 at least)."""
 
     batch_size: int | None = None
     """Windows per forward; None derives it from the number of tokens."""
