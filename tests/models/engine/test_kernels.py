@@ -26,7 +26,7 @@ def as_rows(x: Tensor, n_rows: int) -> Tensor:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("head_width", [16, 32, 64])
+@pytest.mark.parametrize("head_width", [16, 64])
 @pytest.mark.parametrize("n_tokens", [1, 15, 16, 17, 33, 250])
 @pytest.mark.parametrize("spread", [1.0, 12.0], ids=["usual", "scores over 100"])
 def test_attention_kernel(head_width: int, n_tokens: int, spread: float, precision: str) -> None:

@@ -77,7 +77,7 @@ def check_map(found: Tensor, expected: Tensor, precision: str) -> None:
     grid=st.tuples(st.integers(1, 21), st.integers(1, 21)),
     window=st.integers(1, 18),
     elements=st.integers(1, 3),
-    head_width=st.sampled_from((16, 32, 64)),
+    head_width=st.sampled_from((16, 64)),
     precision=st.sampled_from(("fp32", "bf16")),
     hide=st.sampled_from((None, 0.3, 0.97)),
     length=st.sampled_from((1.0, 5.0)),

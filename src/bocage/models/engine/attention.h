@@ -153,10 +153,8 @@ static inline void add_values(const bf16* p, const bf16* v, bool, int64_t step, 
     _tile_loadd(6, p, 64);
     _tile_loadd(7, v, 64); _tile_dpbf16ps(2, 6, 7);
     _tile_loadd(7, v + step, 64); _tile_dpbf16ps(3, 6, 7);
-    if constexpr (HD == 64) {
-      _tile_loadd(7, v + 2 * step, 64); _tile_dpbf16ps(4, 6, 7);
-      _tile_loadd(7, v + 3 * step, 64); _tile_dpbf16ps(5, 6, 7);
-    }
+    _tile_loadd(7, v + 2 * step, 64); _tile_dpbf16ps(4, 6, 7);
+    _tile_loadd(7, v + 3 * step, 64); _tile_dpbf16ps(5, 6, 7);
   }
 }
 
@@ -203,8 +201,7 @@ static void attend(const Number* q, const Pairs& pairs, int64_t step, To to) {
   }
   if constexpr (tiles) {
     _tile_zero(2);
-    if constexpr (HD >= 32) _tile_zero(3);
-    if constexpr (HD == 64) { _tile_zero(4); _tile_zero(5); }
+    if constexpr (HD == 64) { _tile_zero(3); _tile_zero(4); _tile_zero(5); }
   }
   scores<HD>(q, pairs[0].k, pairs[0].both, s[0]);
   for (int64_t i = 0; i < n; i++) {
@@ -237,8 +234,9 @@ static void attend(const Number* q, const Pairs& pairs, int64_t step, To to) {
   }
   if constexpr (tiles) {
     _tile_stored(2, o, 64);
-    if constexpr (HD >= 32) _tile_stored(3, o + 256, 64);
-    if constexpr (HD == 64) { _tile_stored(4, o + 512, 64); _tile_stored(5, o + 768, 64); }
+    if constexpr (HD == 64) {
+      _tile_stored(3, o + 256, 64); _tile_stored(4, o + 512, 64); _tile_stored(5, o + 768, 64);
+    }
   }
   for (int r = 0; r < 16; r++) {
     const float total = _mm512_reduce_add_ps(sum[r]);
@@ -249,7 +247,7 @@ static void attend(const Number* q, const Pairs& pairs, int64_t step, To to) {
   }
 }
 
-// Calls `run(Number*, head width as a constant)`.
+// Calls `run(Number*, head width as a constant)`; heads are 16 or 64 wide.
 template <typename Run>
 static void choose(int64_t is_fp32, int64_t head_width, Run run) {
   auto with = [&](auto width) {
@@ -257,6 +255,5 @@ static void choose(int64_t is_fp32, int64_t head_width, Run run) {
     else run((bf16*)nullptr, width);
   };
   if (head_width == 16) with(std::integral_constant<int, 16>());
-  else if (head_width == 32) with(std::integral_constant<int, 32>());
   else with(std::integral_constant<int, 64>());
 }

@@ -121,12 +121,12 @@ class FastEncoder:
         """Values in the order of the model, dates and visible tokens of samples to take at once."""
         names = [name for name in self.config.modalities if name in values]
         n_batch, rows, cols, times, _ = values[names[0]].shape
-        n_once = n_batch
+        n_once = max(1, n_batch)
         if timestamps.device.type == "cpu":
             places = (rows // patch_size) * (cols // patch_size)
             n_tokens = places * times * sum(self._sets(names))
             n_once = max(1, NUMBERS_AT_ONCE // (n_tokens * self.config.width))
-        for first in range(0, n_batch, n_once):
+        for first in range(0, max(1, n_batch), n_once):
             part = slice(first, first + n_once)
             yield (
                 {name: values[name][part] for name in names},

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bocage.models.native import library, pointer
 
-HEAD_WIDTHS = (16, 32, 64)
+HEAD_WIDTHS = (16, 64)
 """Head widths of attention: nano has 16, all other sizes 64."""
 
 
@@ -197,7 +197,10 @@ def quantize(tiles: Tensor, *, norm_epsilon: float | None = None) -> tuple[Tenso
 
 
 def norm_pool(x: Tensor, weight: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Weighted mean over L of the LayerNorm of x [..., L, D], as fp32 [..., D]."""
+    """Weighted mean over L of the LayerNorm of x [..., L, D], as fp32 [..., D].
+
+    ``weight`` is [L], or [..., L] for weights that each cell has of its own.
+    """
     *cells, length, width = x.shape
     out = torch.empty(*cells, width)
     library("engine").bocage_norm_pool(
@@ -207,7 +210,9 @@ def norm_pool(x: Tensor, weight: Tensor, gain: Tensor, bias: Tensor, epsilon: fl
         out.numel() // width,
         length,
         width,
-        *map(pointer, (weight, gain, bias)),
+        pointer(weight),
+        length if weight.dim() > 1 else 0,
+        *map(pointer, (gain, bias)),
         epsilon,
     )
     return out

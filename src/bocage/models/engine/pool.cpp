@@ -6,7 +6,7 @@
 
 template <typename Number>
 static void norm_pool(const Number* x, float* out, int64_t n_cells, int64_t L, int64_t D,
-                      const float* weight, const float* gain, const float* bias, float epsilon) {
+                      const float* weight, int64_t weights_of_cell, const float* gain, const float* bias, float epsilon) {
 #pragma omp parallel for schedule(static)
   for (int64_t c = 0; c < n_cells; c++) {
     float* y = out + c * D;
@@ -14,7 +14,7 @@ static void norm_pool(const Number* x, float* out, int64_t n_cells, int64_t L, i
     for (int64_t l = 0; l < L; l++) {
       const Number* token = x + (c * L + l) * D;
       const Moments moments(token, D, epsilon);
-      const __m512 scale = _mm512_set1_ps(moments.inverse_deviation * weight[l]);
+      const __m512 scale = _mm512_set1_ps(moments.inverse_deviation * weight[c * weights_of_cell + l]);
       for (int64_t i = 0; i < D; i += 16) {
         const __m512 v = _mm512_sub_ps(load16(token + i), moments.mean);
         store16(y + i, _mm512_fmadd_ps(v, scale, load16(y + i)));
@@ -25,10 +25,14 @@ static void norm_pool(const Number* x, float* out, int64_t n_cells, int64_t L, i
   }
 }
 
-// out [cells, D] = gain * sum over the L tokens of a cell of weight[l] * normalized x[cell, l] + bias
+// out [cells, D] = gain * sum over the L tokens of a cell of weight[l] * normalized x[cell, l] + bias; the
+// weights of the next cell are `weights_of_cell` further.
 extern "C" void bocage_norm_pool(const void* x, float* out, int64_t is_fp32, int64_t n_cells,
-                                 int64_t L, int64_t D, const float* weight, const float* gain,
-                                 const float* bias, float epsilon) {
-  if (is_fp32) norm_pool((const float*)x, out, n_cells, L, D, weight, gain, bias, epsilon);
-  else norm_pool((const bf16*)x, out, n_cells, L, D, weight, gain, bias, epsilon);
+                                 int64_t L, int64_t D, const float* weight, int64_t weights_of_cell,
+                                 const float* gain, const float* bias, float epsilon) {
+  auto run = [&](auto* tokens) {
+    norm_pool(tokens, out, n_cells, L, D, weight, weights_of_cell, gain, bias, epsilon);
+  };
+  if (is_fp32) run((const float*)x);
+  else run((const bf16*)x);
 }

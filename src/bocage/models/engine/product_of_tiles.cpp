@@ -85,7 +85,7 @@ struct Ending {
     n_rows = in_tiles ? 32 : std::min<int64_t>(32, M - row), done = 0;
   }
 
-  template <bool is_gelu>
+  template <bool is_gelu>  // a branch in each row costs nano 4 %
   void write(int64_t count) {
     // Everything in locals: a store may change any member for all that a compiler knows.
     const __m512 b0 = load16(bias + column), b1 = load16(bias + column + 16);

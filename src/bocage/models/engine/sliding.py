@@ -159,17 +159,11 @@ class SlidingEncoder:
     def _pooled(self, x: Tensor, shown: Tensor | None, owners: Tensor) -> Tensor:
         """Mean over elements of each sensor, then over sensors, [h, w, D]."""
         one_hot = functional.one_hot(owners).float()  # [K, sensors]
-        if shown is None:
-            weight = (one_hot / one_hot.sum(dim=0)).sum(dim=1) / one_hot.shape[1]
-            return self.backend.pool(x, weight)
-        out = torch.empty(*x.shape[:2], x.shape[3])
-        for rows in _strips(x):
-            seen = shown[rows].float()
-            counts = seen @ one_hot  # [r, w, sensors]
-            n_sensors = (counts > 0).sum(dim=-1, keepdim=True)  # 0 gives NaN
-            weight = seen * ((1 / counts.clamp(min=1)) @ one_hot.T) / n_sensors
-            out[rows] = torch.einsum("rwk,rwkd->rwd", weight, self._normed(x[rows]))
-        return out
+        seen = torch.ones(len(owners)) if shown is None else shown.float()
+        counts = seen @ one_hot  # [h, w, sensors], or [sensors]
+        n_sensors = (counts > 0).sum(dim=-1, keepdim=True)  # 0 gives NaN
+        weight = seen * ((1 / counts.clamp(min=1)) @ one_hot.T) / n_sensors
+        return self.backend.pool(x, weight)
 
     def _normed(self, x: Tensor) -> Tensor:
         """The encoder's last norm, fp32."""
