@@ -6,16 +6,15 @@
 #include "attention.h"
 
 struct Rotation {  // cosine and sine of times [B or 1, T, M, 2, HD/2] and of places [cells, M, 2, HD/2]
-  const float *times, *places;  // both null: no rotation
+  const float *times, *places;  // null: no part of the angle
   int64_t times_of_sample;      // numbers from one sample to the next, 0 = all have the same
   const int32_t *time, *place;  // of each token [B or 1, N]
   int64_t tokens_of_sample;
 
   void angles(int64_t b, int64_t n, int64_t m, int64_t M, int64_t P, float* cos, float* sin) const {
-    if (!times) return add_angles({}, P, cos, sin);
-    const int64_t token = b * tokens_of_sample + n;
-    add_angles({times + b * times_of_sample + (time[token] * M + m) * 2 * P,
-                places + (place[token] * M + m) * 2 * P},
+    const int64_t token = b * tokens_of_sample + n, size = 2 * P;
+    add_angles({times ? times + b * times_of_sample + (time[token] * M + m) * size : nullptr,
+                places ? places + (place[token] * M + m) * size : nullptr},
                P, cos, sin);
   }
 };

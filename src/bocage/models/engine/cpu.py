@@ -112,7 +112,8 @@ class CpuBackend:
         """What ``run`` needs to know of a shape and its dates."""
         if angles is None:
             return [None] * len(self.blocks), order
-        return [tables.rotation(time, place) for time, place in angles], order
+        turns = tables.turns
+        return [Rotation(times=turns(time), places=turns(place)) for time, place in angles], order
 
     def run(
         self,

@@ -18,8 +18,8 @@ HEAD_WIDTHS = (16, 64)
 class Rotation:
     """Rotary encoding of tokens whose angle is a part of their time plus a part of their place."""
 
-    times: Tensor
-    """Cosine and sine, fp32 [B or 1, T, M, 2, K]: M heads, K channel pairs."""
+    times: Tensor | None
+    """Cosine and sine, fp32 [B or 1, T, M, 2, K]: M heads, K channel pairs; None: no such part."""
 
     places: Tensor
     """The same [cells, M, 2, K]."""

@@ -142,15 +142,17 @@ class FastPooler:
         queries = queries * math.log2(math.e) / queries.shape[-1] ** 0.5
         queries = functional.pad(queries, (0, 0, 0, -len(positions) % 16)).to(self.dtype)
         longest = queries.float().norm(dim=-1).amax(dim=-1)
-        still = places.new_zeros(1, shape.times, *self.frequencies.shape[1:])
-        look_still = places.new_zeros(1, 1, *self.look_frequencies.shape[1:])
+
+        def rotation(at: Tensor, frequencies: Tensor) -> Rotation:
+            return Rotation(times=None, places=tables.turns(tables.place_angles(at, frequencies)))
+
         return ReadTables(
             positions=positions,
             queries=queries.contiguous(),
             longest=longest.contiguous(),
-            keys=tables.rotation(still, tables.place_angles(places, self.frequencies)),
+            keys=rotation(places, self.frequencies),
             key_order=tables.token_order(len(places), shape.times, shape.n_sets),
-            look=tables.rotation(look_still, tables.place_angles(positions, self.look_frequencies)),
+            look=rotation(positions, self.look_frequencies),
             look_order=tables.token_order(len(positions), 1, 1),
         )
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bocage.models.config import PositionConfig
-from bocage.models.engine.kernels import ResizeTaps, Rotation, TokenOrder
+from bocage.models.engine.kernels import ResizeTaps, TokenOrder
 from bocage.models.packing import Packing
 from bocage.models.patch_embedding import resize_matrix
 from bocage.models.rope import days_since_first, grid_positions
@@ -70,10 +70,9 @@ def grid_places(grid_hw: tuple[int, int], step: float, positions: PositionConfig
     return places.flatten(0, 1)
 
 
-def rotation(time: Tensor, place: Tensor) -> Rotation:
-    """The tables that the kernels read, of angles of time and place."""
-    times, places = (torch.stack([x.cos(), x.sin()], dim=-2) for x in (time, place))
-    return Rotation(times=times, places=places)
+def turns(angles: Tensor) -> Tensor:
+    """Cosine and sine [..., M, 2, K] of angles [..., M, K], as the kernels read them."""
+    return torch.stack([angles.cos(), angles.sin()], dim=-2)
 
 
 def token_order(n_places: int, n_times: int, n_sets: int) -> TokenOrder:
