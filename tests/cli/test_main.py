@@ -61,4 +61,4 @@ def test_ctrl_c_stops_with_a_word_about_what_is_kept(tmp_path, demo_scene):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "finished blocks are kept" in said and "Traceback" not in said
+    assert "what is finished is kept" in said and "Traceback" not in said

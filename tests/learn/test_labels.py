@@ -111,6 +111,10 @@ def test_a_table_of_classes_gives_values_names_and_colors(tmp_path):
     labels = read_labels(tmp_path / "a.gpkg", column="class", classes=tmp_path / "c.csv")
     assert [(c.value, c.name) for c in labels.classes] == [(5, "water"), (9, "land")]
     assert labels.classes[0].rgb == (0, 0, 255)
+    (tmp_path / "excel.csv").write_text(
+        "value;name;color\n5;water;#0000ff\n9;land;\n", encoding="utf-8-sig", newline="\r\n"
+    )
+    assert read_classes(tmp_path / "excel.csv") == read_classes(tmp_path / "c.csv")
     (tmp_path / "c.json").write_text('[{"value": 5, "name": "water", "color": "blue"}]')
     with pytest.raises(InputError, match="color 'blue'"):
         read_classes(tmp_path / "c.json")

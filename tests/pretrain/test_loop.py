@@ -95,10 +95,13 @@ def test_the_curve_does_not_depend_on_how_the_batch_is_read(straight: Path, tmp_
 
 
 def test_a_finished_run_has_nothing_left_to_do(straight: Path) -> None:
+    told = json.loads((straight / "run.json").read_text())
     before = curve(straight)
     result = train(small_recipe(), straight)
     assert (result.finished, result.step) == (True, 6)
     assert curve(straight) == before
+    # What it took stays in the record: 0 steps per second would not be true.
+    assert json.loads((straight / "run.json").read_text()) == told
 
 
 @pytest.mark.parametrize(

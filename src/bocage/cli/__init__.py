@@ -67,6 +67,9 @@ app.add_typer(bench, name="bench")
 INTERRUPTED = 130
 """Exit code of Ctrl-C, as shells count it."""
 
+_RESUMED = {"embed", "predict", "change", "compress", "demo", "finetune", "pretrain"}
+_KEPT = "; what is finished is kept, run the same command to go on"
+
 _shown: set[str] = set()
 
 
@@ -116,7 +119,7 @@ def main() -> None:
         error.show()  # type: ignore[attr-defined]
         sys.exit(1)
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
-        sys.stderr.write("stopped; finished blocks are kept, run the same command to go on\n")
+        sys.stderr.write(f"stopped{_KEPT if _RESUMED & set(sys.argv[1:3]) else ''}\n")
     sys.exit(code or 0)
 
 

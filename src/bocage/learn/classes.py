@@ -70,11 +70,14 @@ def read_classes(path: PathLike) -> tuple[LabelClass, ...]:
     """Read a class table: JSON (a list of value, name, color) or CSV with these columns."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the first word
         rows: list[dict[str, Any]]
-        rows = (
-            json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.split("\n")))
-        )
+        if path.suffix == ".json":
+            rows = json.loads(text)
+        else:
+            first = text.split("\n", 1)[0]
+            sign = ";" if first.count(";") > first.count(",") else ","
+            rows = list(csv.DictReader(text.splitlines(), delimiter=sign))
         classes = [(int(row["value"]), str(row["name"]), row.get("color")) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(

@@ -53,7 +53,12 @@ from bocage.pretrain.optimizer import (
     set_learning_rate,
 )
 from bocage.pretrain.recipe import Recipe
-from bocage.pretrain.recipe_record import add_to_record, begin_record, data_identity
+from bocage.pretrain.recipe_record import (
+    add_to_record,
+    begin_record,
+    data_identity,
+    read_record,
+)
 from bocage.pretrain.run_options import PretrainResult, RunOptions
 from bocage.pretrain.sample import Samples
 from bocage.pretrain.sources import open_samples
@@ -365,9 +370,13 @@ class _Training:
         steps_per_s = self.n_steps / self.stepped_s if self.stepped_s else 0.0
         loading_share = self.waited_s / self.stepped_s if self.stepped_s else 0.0
         losses = list(self.losses)
-        if self.group.writes and not losses:  # the run had ended before
+        if self.group.writes and not self.n_steps:  # the run had ended before
             known = [row["loss"] for row in read_metrics(self.run) if "loss" in row]
             losses = known[-_LOSSES_SHOWN:]
+            told = read_record(self.run).content
+            if "energy" in told:
+                energy = Energy(**told["energy"])
+                steps_per_s, loading_share = told["steps_per_s"], told["loading_share"]
         if self.group.writes:
             add_to_record(
                 self.run,

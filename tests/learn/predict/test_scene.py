@@ -8,7 +8,7 @@ import rasterio
 from affine import Affine
 
 from bocage import embed, open_stack
-from bocage.errors import ConfigError, InputError
+from bocage.errors import ConfigError, InputError, StoreError
 from bocage.learn.predict import PredictConfig, predict
 from bocage.learn.predict.prediction import embed_options
 from bocage.learn.predict.predictor import load_predictor
@@ -88,6 +88,25 @@ def test_a_scene_gives_the_map_of_its_embeddings_cell_for_cell(tmp_path, stack):
     assert set(result.seconds) == {"embedding", "scoring", "writing"}
     assert not list(tmp_path.glob("scene.embeddings*")) and not list(tmp_path.glob("*.scores*"))
     assert (read(tmp_path / "scene.tif")[0, 6:9, 8:14] == 255).all()  # rows 20-40, columns 30-60
+
+
+@pytest.mark.parametrize("kind", ["probe", "network"])
+def test_a_finished_map_is_not_embedded_again(tmp_path, stack, kind, monkeypatch):
+    probe = (Scaled(12, patch_size=4), PatchMean()) if kind == "probe" else (Tuned(), None)
+
+    def make(known, **options):
+        return predict(stack, known, out=tmp_path / "m.tif", model=probe[1], **options)
+
+    make(probe[0])
+    before = (tmp_path / "m.tif").stat().st_mtime_ns
+    monkeypatch.setattr("bocage.mapping.embed", None)  # whoever embeds fails
+    assert "nothing to do" in str(make(probe[0]))
+    with pytest.raises(StoreError, match="made otherwise"):
+        make(probe[0], threshold=0.7)
+    assert (tmp_path / "m.tif").stat().st_mtime_ns == before
+    write_scene(tmp_path / "S2_20240701.tif", seed=1)
+    with pytest.raises(StoreError, match="inputs unchanged since"):
+        make(probe[0])
 
 
 def test_embeddings_are_kept_when_asked(tmp_path, stack):

@@ -204,18 +204,25 @@ def _check_model(known: Predictor, model: WindowModel | None) -> WindowModel:
 
 
 def _predict_scene(stack: xr.Dataset, run: Run, model: WindowModel | None) -> PredictResult:
-    from bocage.mapping import embed
+    from bocage.mapping import EmbedConfig, embed, make_plan
 
     known, config = run.known, run.config
     start = time.perf_counter()
+    sources = [str(s) for s in stack.attrs.get("bocage_sources", ())]
+    network = known.scorer if known.kind == "finetuned" else _check_model(known, model)
+    options = embed_options(known, config)
+    plan = make_plan(stack, network, EmbedConfig(**options))
+    made_of = {"predictor": known.identity, "plan": plan.fingerprint}
+    run.scene = run.fingerprint({**made_of, "contents": contents_of(sources)})
+    done = run.finished_scene(plan.years)
+    if done is not None:
+        return done
     shared: dict[str, Any] = {"report": run.report, "show_progress": run.show_progress}
     if known.kind == "finetuned":
         store = _scratch(run.out, "scores", stack)
-        options = embed_options(known, config)
-        embed(stack, known.scorer, out=store, **options, **shared)
+        embed(stack, network, out=store, **options, **shared)
         run.seconds["embedding"] = time.perf_counter() - start
         run.temporary.append(store)
-        sources = [str(s) for s in stack.attrs.get("bocage_sources", ())]
         identity = {
             "predictor": known.identity,
             "source": sources,
@@ -223,13 +230,11 @@ def _predict_scene(stack: xr.Dataset, run: Run, model: WindowModel | None) -> Pr
             "options": options,
         }
         return run.finish(store, json.loads(json.dumps(identity)))
-    network = _check_model(known, model)
     store = _scratch(run.out, "embeddings", stack)
-    embed(stack, network, out=store, **embed_options(known, config), **shared)
+    embed(stack, network, out=store, **options, **shared)
     run.seconds["embedding"] = time.perf_counter() - start
     if not config.keep_embeddings:
         run.temporary.append(store)
-    sources = [str(s) for s in stack.attrs.get("bocage_sources", ())]
     return _predict_embeddings(str(store), run, scene=sources)
 
 

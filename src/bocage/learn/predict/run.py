@@ -37,6 +37,9 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each stage of this process."""
 
+    scene: str = ""
+    """Hash of imagery, model and options where a scene is mapped: known before it is embedded."""
+
     temporary: list[Path] = field(default_factory=list)
     """Stores to remove when the map is there."""
 
@@ -61,17 +64,24 @@ class Run:
         for target in targets:
             found = record.read(target)
             if target.exists() and not _is_ours(target, fingerprint):
-                raise StoreError(
-                    got=f"{target}, which exists and was made otherwise",
-                    expected="a new path, or the same probe, inputs unchanged since, and options",
-                    fix="choose another --out, or delete the file",
-                )
+                raise _in_the_way(target)
             complete.append(
                 target.exists() and found is not None and found.get("fingerprint") == fingerprint
             )
         if not all(complete):
             return None
         self.remove_temporary()
+        return PredictResult(paths=tuple(targets), files=tuple(targets))
+
+    def finished_scene(self, years: tuple[int, ...]) -> PredictResult | None:
+        """The same for a scene, before hours go into embedding it."""
+        targets = self.targets(self.config.years or years)
+        found = [record.read(target) if target.exists() else None for target in targets]
+        for target, told in zip(targets, found, strict=True):
+            if told is not None and told.get("scene") != self.scene:
+                raise _in_the_way(target)
+        if any(told is None for told in found):
+            return None
         return PredictResult(paths=tuple(targets), files=tuple(targets))
 
     def finish(self, store: Path, identity: dict[str, Any]) -> PredictResult:
@@ -135,6 +145,7 @@ class Run:
             target,
             identity,
             fingerprint=self.fingerprint(identity),
+            scene=self.scene,
             request=self.request,
             predictor={"name": known.name, "task": known.task, "fitted_on": known.fitted_on},
             classes=known.legend.as_json() if known.legend else None,
@@ -160,6 +171,14 @@ class Run:
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
+
+
+def _in_the_way(target: Path) -> StoreError:
+    return StoreError(
+        got=f"{target}, which exists and was made otherwise",
+        expected="a new path, or the same probe, inputs unchanged since, and options",
+        fix="choose another --out, or delete the file",
+    )
 
 
 def _is_ours(target: Path, fingerprint: str) -> bool:
