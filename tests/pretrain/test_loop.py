@@ -182,6 +182,8 @@ def test_a_run_that_saved_nothing_may_begin_anew(tmp_path: Path, straight: Path)
 def test_time_and_strategy_options_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keep=0"):
         RunOptions(keep=0)
+    with pytest.raises(ConfigError, match="workers=-1"):
+        RunOptions(workers=-1)
     with pytest.raises(ConfigError, match="torchrun"):
         train(small_recipe(), tmp_path / "run", strategy="fsdp2")
     with pytest.raises(ConfigError, match="strategy 'horovod'"):

@@ -82,6 +82,8 @@ def test_short_runs_warm_up_over_a_tenth() -> None:
         ({"batch_size": 0}, "batch_size=0"),
         ({"precision": "fp8"}, "precision 'fp8'"),
         ({"learning_rate": -1}, "learning_rate=-1"),
+        ({"seed": -1}, "seed=-1"),
+        ({"data_seed": -1}, "data_seed=-1.*--data-seed"),
     ],
 )
 def test_impossible_options_are_named(options: dict, named: str) -> None:

@@ -166,6 +166,13 @@ class Recipe:
     """Options of the architecture that differ from the release."""
 
     def __post_init__(self) -> None:
+        for name in ("seed", "data_seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    got=f"{name}={getattr(self, name)}",
+                    expected="a whole number from 0",
+                    fix=f"correct --{name.replace('_', '-')}",
+                )
         for name in ("steps", "batch_size", "micro_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(

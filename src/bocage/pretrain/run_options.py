@@ -48,6 +48,10 @@ class RunOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(
+                got=f"workers={self.workers}", expected="a number from 0", fix="correct --workers"
+            )
         if self.keep < 1 or self.evaluate_steps < 1 or self.checkpoint_minutes <= 0:
             raise ConfigError(
                 got=f"keep={self.keep}, evaluate_steps={self.evaluate_steps}, "

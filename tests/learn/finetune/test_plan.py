@@ -45,6 +45,12 @@ def test_leaves_no_trace(tmp_path, model, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"lr": float("inf")}, {"lr": float("nan")}])
+def test_numbers_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}="):
+        FinetuneConfig(**wrong)
+
+
 def test_refuses_what_the_run_would_refuse(model):
     with pytest.raises(ConfigError, match=r"features locations for a v1\.2 model"):
         plan_finetune(crops(n=16), model, config=FinetuneConfig(features="locations"))

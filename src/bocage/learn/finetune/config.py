@@ -96,6 +96,8 @@ class FinetuneConfig:
         for name in ("epochs", "batch_size", "accumulate", "patch_size", "checkpoint_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise _refused(name, getattr(self, name), "a number from 1")
+        if self.seed < 0:
+            raise _refused("seed", self.seed, "a whole number from 0")
         if self.patch_size > 8:
             raise _refused("patch_size", self.patch_size, "1 to 8")
         for name in ("drop_timesteps", "drop_bands", "drop_path"):
@@ -107,7 +109,7 @@ class FinetuneConfig:
         for name in ("layer_decay", "unfrozen_rate", "min_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise _refused(name, getattr(self, name), "above 0, at most 1")
-        if self.lr is not None and not self.lr > 0:
+        if self.lr is not None and not 0 < self.lr < float("inf"):
             raise _refused("lr", self.lr, "a rate above 0")
         if isinstance(self.class_weights, str):
             if self.class_weights not in {"none", "balanced"}:
