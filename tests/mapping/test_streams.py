@@ -12,7 +12,14 @@ import pytest
 from bocage import embed, load_model
 from bocage.geo import lay_out
 from bocage.mapping.blend import BlockSums, BlockWork, Cells
-from bocage.mapping.streams import Clock, Task, run_streams, streams_for
+from bocage.mapping.streams import (
+    MOST_WAITING,
+    WAITING_THREADS,
+    Clock,
+    Task,
+    run_streams,
+    streams_for,
+)
 
 from .conftest import PatchMean
 from .test_embed import files
@@ -167,6 +174,36 @@ def test_a_task_that_waits_for_the_disk_lets_encoding_go_on():
     reading = Task("read", lambda: [first, *(Task("encode", encode) for _ in range(5))])
     run_streams([reading], streams=1, clock=Clock())
     assert n_encoded == [5]
+
+
+def test_a_slow_disk_neither_stops_encoding_nor_fills_memory():
+    n_made, n_put, n_encoded, most, lock = [0], [0], [0], [0], threading.Lock()
+    enough = threading.Event()
+
+    def encode():
+        n_encoded[0] += 1
+        if n_encoded[0] == MOST_WAITING + WAITING_THREADS:
+            enough.set()
+        return [Task("write", make)]
+
+    def make():
+        with lock:
+            n_made[0] += 1
+            most[0] = max(most[0], n_made[0] - n_put[0])
+        return [Task("write", put, waits=True)]
+
+    def put():
+        assert enough.wait(timeout=20)  # As many wait as may, and encoding goes on.
+        time.sleep(0.02)
+        with lock:
+            n_put[0] += 1
+        return []
+
+    reading = (Task("read", lambda: [Task("encode", encode)]) for _ in range(40))
+    run_streams(reading, streams=1, clock=Clock())
+    assert n_put == n_made == [40]
+    # Those in the queue, the one too many, and one for every thread.
+    assert 3 <= most[0] <= MOST_WAITING + 1 + 1 + 2 * WAITING_THREADS
 
 
 @pytest.mark.parametrize(("on_cpu", "ahead"), [(True, 1), (False, 3)])

@@ -21,7 +21,11 @@ save: then several cores share a stream, or all of them one batch at a time."""
 
 
 WAITING_THREADS = 2
-"""Threads beyond the streams, for reads that wait, or beside a model on another device."""
+"""Threads beyond the streams, for reads that wait, or beside a model on another device; and as many
+for tasks that wait."""
+
+MOST_WAITING = 4
+"""Tasks that wait for a thread; with more the streams do them, or a slow disk would fill memory."""
 
 MOSTLY = 0.5
 """Share of a core from which reading is work and not waiting."""
@@ -112,7 +116,7 @@ def run_streams(
     crew = _Crew(
         reading=iter(reading),
         streams=streams,
-        n_threads=streams + WAITING_THREADS,
+        n_threads=streams + 2 * WAITING_THREADS,
         clock=clock,
         on_cpu=on_cpu,
     )
@@ -147,6 +151,7 @@ class _Crew:
     clock: Clock
     on_cpu: bool
     error: BaseException | None = None
+    waiting: deque[Task] = field(default_factory=deque)
     writing: deque[Task] = field(default_factory=deque)
     encoding: deque[Task] = field(default_factory=deque)
     n_running: dict[str, int] = field(
@@ -202,7 +207,9 @@ class _Crew:
                 if self.is_stopped:
                     return None
                 is_free = self._n_at_work() < self.streams
-                if self.writing and (is_free or not self.on_cpu or self.writing[0].waits):
+                if self._wants_waiting():
+                    return self._start(self.waiting.popleft())
+                if self.writing and (is_free or not self.on_cpu):
                     return self._start(self.writing.popleft())
                 if self._wants_reading() and (is_free or self._reading_waits()):
                     self.is_fetching = True
@@ -217,10 +224,12 @@ class _Crew:
         return Task("read", self._fetch_and_read)
 
     def _add(self, task: Task) -> None:
-        if task.waits:
-            self.writing.appendleft(task)  # It is in nobody's way.
-        else:
-            (self.writing if task.stage == "write" else self.encoding).append(task)
+        queues = {"wait": self.waiting, "write": self.writing}
+        queues.get(task.kind, self.encoding).append(task)
+
+    def _wants_waiting(self) -> bool:
+        has_thread = self.n_running["wait"] < WAITING_THREADS
+        return bool(self.waiting) and (has_thread or len(self.waiting) > MOST_WAITING)
 
     def _wants_reading(self) -> bool:
         waiting = len(self.encoding) + self.n_running["read"]
@@ -239,7 +248,7 @@ class _Crew:
         return n["encode"] + n["write"] + (0 if self._reading_waits() else n["read"])
 
     def _is_done(self) -> bool:
-        nothing_waits = not self.encoding and not self.writing
+        nothing_waits = not (self.encoding or self.writing or self.waiting)
         return self.is_exhausted and nothing_waits and not any(self.n_running.values())
 
     def _start(self, task: Task) -> Task:
