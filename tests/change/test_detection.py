@@ -177,6 +177,13 @@ def test_labels_that_cannot_teach_change_are_refused(tmp_path, stores, clicked):
     other = ["forest" if n == "change" else "field" for n in names]
     attempt("other", places, other, "of which one means change")
     attempt("away", [(r + 9000, c) for r, c in places], names, "outside|on the map")
+    frame = gpd.read_file(path)
+    frame["seen"] = "by somebody"
+    frame.to_file(tmp_path / "two.geojson")
+    with pytest.raises(ConfigError, match="use --label-column"):
+        map_change(
+            *stores, out=tmp_path / "x.tif", method="logistic", labels=tmp_path / "two.geojson"
+        )
     with pytest.raises(ConfigError, match="without --labels"):
         map_change(*stores, out=tmp_path / "x.tif", method="logistic")
     with pytest.raises(ConfigError, match="with --labels"):
@@ -188,6 +195,9 @@ def test_bad_requests_are_one_sentence(tmp_path, stores, years):
         map_change(*stores, out=tmp_path / "x.tif", method="cva")
     with pytest.raises(ConfigError, match="--method best"):
         map_change(*stores, out=tmp_path / "x.tif", method="best")
+    for threshold in (float("nan"), -5.0, float("inf")):
+        with pytest.raises(ConfigError, match=f"--threshold {threshold:g}"):
+            map_change(*stores, out=tmp_path / "x.tif", threshold=threshold)
     with pytest.raises(ConfigError, match=r"ends in \.tif"):
         map_change(*stores, out=tmp_path / "x.zarr")
     with pytest.raises(ConfigError, match="0 components of 12 dims"):

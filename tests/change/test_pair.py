@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 
 from bocage import open_embeddings
@@ -115,3 +116,12 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, stores, ye
     both = write_store(tmp_path / "both.zarr", years, (2023, 2024))
     with pytest.raises(InputError, match="--years 2023,2024"):
         open_pair(both, stores[1])
+
+
+def test_maps_of_classes_are_not_subtracted(tmp_path):
+    codes = np.random.default_rng(0).integers(1, 4, (1, 20, 30)).astype(np.uint8)
+    path = write_bands(tmp_path / "classes.tif", codes)
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {1: (255, 0, 0, 255), 2: (0, 255, 0, 255)})
+    with pytest.raises(InputError, match=r"classes\.tif, a map of classes"):
+        open_pair(path, path)

@@ -82,7 +82,11 @@ def fit_clicked(
 
     InputError for one class only, other classes, or labels outside what both times cover.
     """
-    known = labels if isinstance(labels, Labels) else read_labels(labels, column=column)
+    known = (
+        labels
+        if isinstance(labels, Labels)
+        else read_labels(labels, column=column, option="--label-column")
+    )
     if known.task != "classification" or len(known.classes) != 2:
         raise InputError(
             got=f"labels of {len(known.classes)} classes in column {known.target}"

@@ -63,6 +63,12 @@ class ChangeConfig:
                 expected="labels with logistic, and only there",
                 fix="use --method logistic --labels points.geojson",
             )
+        if self.threshold is not None and not 0 < self.threshold < float("inf"):
+            raise ConfigError(
+                got=f"--threshold {self.threshold:g}",
+                expected="a strength of change above 0",
+                fix="leave it out for Otsu's threshold of the map",
+            )
         if self.codec not in {"auto", "int8", "float32"}:
             raise ConfigError(
                 got=f"--codec {self.codec}", expected="int8 or float32", fix="leave it out"

@@ -34,6 +34,7 @@ _SAME = 1e-3
 """Of a cell: grids that are off by less are the same."""
 
 _COMPARED = {"model": "model", "weights_id": "weights", "patch_size": "patch size"}
+"""What embeddings must share, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,7 @@ def _embeddings(lazy: LazyRaster, path: str) -> _Time:
 def _bands(path: str) -> Raster:
     """Any raster: bands as they are, its nodata as NaN."""
     import rasterio
+    from rasterio.enums import ColorInterp
     from rasterio.windows import Window
 
     from bocage.imagery.rasters import crs_name
@@ -198,6 +200,12 @@ def _bands(path: str) -> Raster:
                     got=f"{path} without a CRS",
                     expected="a georeferenced raster",
                     fix="set it with gdal_edit.py -a_srs EPSG:...",
+                )
+            if ColorInterp.palette in file.colorinterp or "BOCAGE_CLASSES" in file.tags():
+                raise InputError(
+                    got=f"{path}, a map of classes",
+                    expected="embeddings, a scene or bands, whose values can be subtracted",
+                    fix="compare what the classes were mapped from, or count where the maps differ",
                 )
             grid = Grid(crs=crs_name(file.crs), transform=file.transform, shape_yx=file.shape)
             names = tuple(d or f"band {i}" for i, d in enumerate(file.descriptions, start=1))
@@ -306,7 +314,7 @@ def _check_kinds(before: _Time, after: _Time) -> None:
             raise InputError(
                 got=f"{words} {a} in {before.name} and {b} in {after.name}",
                 expected=f"the same {words} at both times",
-                fix="embed both with the same model; vectors of two models have nothing in common",
+                fix=f"embed both with the same {words}; other vectors have nothing in common",
             )
     a, b = len(before.raster.features), len(after.raster.features)
     if a != b:
