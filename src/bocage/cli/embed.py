@@ -60,7 +60,10 @@ def embed(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         typer.Option("--seam-free", help="A window per token (v1.2, v1.3).", rich_help_panel=_RUN),
     ] = False,
     halo: Annotated[
-        int | None, typer.Option(help="Margin thrown away, pixels.", rich_help_panel=_RUN)
+        int | None,
+        typer.Option(
+            help="Overlap of windows, which fade into each other, pixels.", rich_help_panel=_RUN
+        ),
     ] = None,
     block: Annotated[
         int | None,
