@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,16 @@ def format_rows(rows: Iterable[dict[str, Any]]) -> str:
             f"{row['input_size']}px T={row['timesteps']} p={row['patch_size']}"
         ).replace("landsat", "L8")
         way = f"{row['implementation'][:8]} {row['precision']}{' c' if row['compiled'] else ''}"
+        faster = [
+            "-" if math.isnan(row[key]) else f"{row[key]:.2f}x"
+            for key in ("speedup", "speedup_best")
+        ]
         spread = f"{row['images_per_s_low']:.1f}-{row['images_per_s_high']:.1f}"
         lines.append(
             f"{row['model']:22} {shape:28} {row['batch_size']:5} {way:14} "
             f"{row['images_per_s']:9.1f} {spread:>15} {row['km2_per_s']:8.2f} {row['tflops']:8.2f} "
             f"{row['share_of_peak']:5.0%} {row['peak_memory_mb']:6.0f} {row['first_call_s']:6.1f}s "
-            f"{row['speedup']:6.2f}x {row['speedup_best']:6.2f}x  {row['gate']}"
+            f"{faster[0]:>7} {faster[1]:>7}  {row['gate']}"
         )
     return "\n".join(lines)
 

@@ -101,8 +101,13 @@ def fast_encoder(
     check_compile(compile)
     device = encoder.norm.weight.device
     precision, reason = choose_precision(precision, encoder, compile)
-    if precision == "int8":
-        _check_int8(encoder, compile)
+    refusal = _int8_refusal(encoder, compile) if precision == "int8" else None
+    if refusal is not None:
+        raise ConfigError(
+            got=f'precision="int8" with {refusal}',
+            expected="a CPU with AMX, a compiler, and a model of size base or larger",
+            fix='pass precision="auto"',
+        )
     if compile is False:
         return None
     why_not = None if device.type != "cpu" else cpu.why_unsuited(encoder.config, precision)
@@ -133,18 +138,8 @@ def fast_encoder(
     return engine
 
 
-def _check_int8(encoder: Encoder, compile: bool | str) -> None:  # noqa: A002
-    """Raise ConfigError where int8 cannot run, or is known to gain nothing."""
-    reason = _int8_refusal(encoder, compile)
-    if reason is not None:
-        raise ConfigError(
-            got=f'precision="int8" with {reason}',
-            expected="a CPU with AMX, a compiler, and a model of size base or larger",
-            fix='pass precision="auto"',
-        )
-
-
 def _int8_refusal(encoder: Encoder, compile: bool | str) -> str | None:  # noqa: A002
+    """Why int8 cannot run, or is known to gain nothing; None if it is worth it."""
     device = encoder.norm.weight.device
     if device.type != "cpu":
         return f"a {device.type} device"

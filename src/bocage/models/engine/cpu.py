@@ -62,6 +62,7 @@ class CpuBackend:
     """Patch embedding and blocks; see ``FastEncoder`` for what is around them."""
 
     takes_many_callers = True
+    """Several threads may call at once, each on its own cores."""
 
     def __init__(self, encoder: Encoder, precision: str) -> None:
         self.config = encoder.config

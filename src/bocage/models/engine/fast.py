@@ -1,7 +1,8 @@
 """The fast encoder: called like ``Encoder``, with the same answers within its precision.
 
 What it adds to a backend (``cpu.py`` or ``compiled.py``) is everything that depends only on shape
-and dates, computed once and kept; hidden tokens; the outputs.
+and dates, computed once and kept; hidden tokens; the outputs. A backend is four functions:
+``embed`` values to tokens, ``prepare`` for a shape and its dates, ``run`` the blocks, ``pool``.
 
 Axes: B batch, h w patch rows and columns, P = h w places, T timesteps, S band sets of all sensors
 together, N = P T S tokens in this order, D width.
@@ -10,7 +11,8 @@ together, N = P T S tokens in this order, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from typing import Any, Protocol, cast
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -19,47 +21,25 @@ from torch.nn import functional
 from bocage.models.attention import Block
 from bocage.models.encoder import Encoder, EncoderOutput
 from bocage.models.engine import tables
-from bocage.models.engine.kernels import TokenOrder
-from bocage.models.engine.locations import FastPooler, WindowShape
-from bocage.models.engine.tables import Angles, Recent
+from bocage.models.engine.locations import WindowShape
+from bocage.models.engine.tables import Recent
 from bocage.models.pooler import AttentionPooler, Locations, location_positions
+
+if TYPE_CHECKING:
+    from bocage.models.engine.compiled import CompiledBackend
+    from bocage.models.engine.cpu import CpuBackend
 
 NUMBERS_AT_ONCE = 1024 * 768
 """Tokens times width of a CPU batch. Larger activations leave the caches: base in bf16 took 25 ms
 for each of 4 windows of 256 tokens and 32 for each of 8 (2 cores, 2026-11-21)."""
 
 
-class Backend(Protocol):
-    """Patch embedding and transformer blocks on one kind of machine."""
-
-    dtype: torch.dtype
-    pooler: FastPooler | None
-    takes_many_callers: bool
-    """Whether several threads may call at once, each on its own cores."""
-
-    def embed(
-        self,
-        values: Mapping[str, Tensor],
-        encodings: Mapping[str, Tensor],
-        patch_size: int,
-        raw: Set[str] = frozenset(),
-    ) -> Tensor:
-        """Tokens [B, h, w, T, S, D] of values [B, H, W, T, C]; ``raw`` sensors are to be scaled."""
-
-    def prepare(self, angles: list[Angles] | None, order: TokenOrder) -> Any:
-        """What ``run`` needs of a shape and its dates."""
-
-    def run(self, x: Tensor, prepared: Any, keep: Tensor | None) -> Tensor:
-        """Tokens [B, N, D] after the last block; where ``keep`` [B, N] is False they are unseen."""
-
-    def pool(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Last norm of x [..., L, D] and weighted mean over L, fp32 [..., D]."""
-
-
 class FastEncoder:
     """Same arguments and results as ``Encoder.forward``; holds its own copy of the weights."""
 
-    def __init__(self, encoder: Encoder, backend: Backend, description: str) -> None:
+    def __init__(
+        self, encoder: Encoder, backend: CpuBackend | CompiledBackend, description: str
+    ) -> None:
         self.encoder = encoder
         self.config = encoder.config
         self.backend = backend
@@ -80,12 +60,13 @@ class FastEncoder:
     ) -> EncoderOutput:
         """See ``Encoder.forward``; values of the sensors in ``raw`` are in product units."""
         side = patch_size // (location_query_patch_size or patch_size)
-        return _join(
+        found: EncoderOutput = _join(
             [
                 self._outputs(*part, patch_size, side, raw)
                 for part in self._parts(values, timestamps, visible, patch_size)
             ]
         )
+        return found
 
     @torch.no_grad()
     def pooled(
@@ -250,24 +231,14 @@ class FastEncoder:
         return self.backend.prepare(angles, order)
 
 
-def _join(parts: list[EncoderOutput]) -> EncoderOutput:
-    """Outputs of parts of a batch as one."""
+def _join(parts: list[Any]) -> Any:
+    """Outputs of parts of a batch as one: tensors behind each other, at whatever depth."""
     first = parts[0]
-    if len(parts) == 1:
+    if first is None or len(parts) == 1:
         return first
-    locations = first.locations
-    if locations is not None:
-        found = [part.locations for part in parts if part.locations is not None]
-        student = None
-        if locations.student is not None:
-            student = torch.cat([one.student for one in found if one.student is not None])
-        locations = Locations(
-            tokens=torch.cat([one.tokens for one in found]),
-            positions=torch.cat([one.positions for one in found]),
-            student=student,
-        )
-    return EncoderOutput(
-        tokens={name: torch.cat([part.tokens[name] for part in parts]) for name in first.tokens},
-        visible={name: torch.cat([part.visible[name] for part in parts]) for name in first.visible},
-        locations=locations,
-    )
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, dict):
+        return {name: _join([part[name] for part in parts]) for name in first}
+    names = [field.name for field in fields(first)]
+    return replace(first, **{name: _join([getattr(p, name) for p in parts]) for name in names})
