@@ -212,6 +212,7 @@ def test_polygons_that_cross_themselves_are_repaired_and_told(tmp_path):
     [
         ("name,class,Lon,Lat\na,Grünland,9.5,48.1\nb,water,9.25,48.2\n", "utf-8"),
         ("class;latitude;longitude\nGrünland;48.1;9.5\nwater;48.2;9.25\n", "utf-8-sig"),
+        ("class;LAT;LON\r\nGrünland;48,1;9,5\r\nwater;48,2;9,25\r\n", "utf-8"),
     ],
 )
 def test_a_table_with_longitude_and_latitude_holds_points(tmp_path, text, encoding):
@@ -229,6 +230,15 @@ def test_tables_whose_places_are_unclear_are_refused(tmp_path):
     (tmp_path / "b.csv").write_text("class,lon,lat\nwater,500000,4500000\nland,1,2\n")
     with pytest.raises(InputError, match=r"1 of 2 places .*lon 500000.* lat 4500000"):
         read_labels(tmp_path / "b.csv", column="class")
+    (tmp_path / "latin.csv").write_text("class,lon,lat\nGrünland,9,48\n", encoding="latin-1")
+    with pytest.raises(SourceError, match=r"latin\.csv, which is not in UTF-8"):
+        read_labels(tmp_path / "latin.csv", column="class")
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(SourceError, match=r"empty\.csv .No columns"):
+        read_labels(tmp_path / "empty.csv", column="class")
+    (tmp_path / "one.csv").write_text("a\nb\nc\n")
+    with pytest.raises(InputError, match=r"one\.csv with the columns a; expected longitude"):
+        read_labels(tmp_path / "one.csv", column="class")
     table = frame(10).drop(columns="geometry")
     pyogrio.write_dataframe(table, tmp_path / "c.gpkg")
     with pytest.raises(InputError, match=r"c\.gpkg, a table without shapes"):

@@ -117,8 +117,19 @@ def _open_csv(path: Path) -> Any:
     import pandas
 
     geopandas = import_geopandas()
-    # Spreadsheets mark UTF-8 with three bytes, and separate by semicolons where commas are decimal.
-    frame = pandas.read_csv(path, sep=None, engine="python", encoding="utf-8-sig")
+    try:
+        # Spreadsheets mark UTF-8 with three bytes, and some separate by semicolons.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            separator = max(",;\t", key=header.count)
+            file.seek(0)
+            frame = pandas.read_csv(file, sep=separator)
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            got=f"{path.name}, which is not in UTF-8",
+            expected="a table in UTF-8",
+            fix='save it as "CSV UTF-8", or as GeoPackage',
+        ) from error
     lower = {str(c).strip().lower(): c for c in reversed(frame.columns)}
     found = [next((lower[n] for n in names if n in lower), None) for names in _PLACE_COLUMNS]
     if None in found:
@@ -127,7 +138,14 @@ def _open_csv(path: Path) -> Any:
             expected="longitude and latitude in degrees, in columns lon and lat",
             fix="rename the columns, or save the places as GeoPackage with their CRS",
         )
-    lon, lat = (pandas.to_numeric(frame[name], errors="coerce") for name in found)
+    lon, lat = (
+        pandas.to_numeric(
+            # Where semicolons separate, commas are decimal.
+            frame[name].astype(str).str.replace(",", ".") if separator == ";" else frame[name],
+            errors="coerce",
+        )
+        for name in found
+    )
     wrong = ~(lon.abs().le(180) & lat.abs().le(90))
     if wrong.any():
         first = frame.loc[wrong, found].iloc[0]
