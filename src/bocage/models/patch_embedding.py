@@ -104,7 +104,7 @@ class PatchEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base_patch_size
-        self.proj: nn.Module
+        self.proj: nn.Conv2d | nn.Linear
         if pixel_hidden is None:
             self.proj = nn.Conv2d(n_bands, width, base_patch_size, stride=base_patch_size)
             return
@@ -127,11 +127,24 @@ class PatchEmbedding(nn.Module):
         tokens: Tensor = self.proj(x.transpose(2, 3).flatten(3))  # row, column, channel fastest
         return tokens
 
+    def flat_projection(self) -> tuple[Tensor, Tensor]:
+        """Weight [D, 64 channels] by row, column and channel, and bias [D], of ``proj``."""
+        weight, bias = self.proj.weight, self.proj.bias
+        assert bias is not None
+        if isinstance(self.proj, nn.Conv2d):  # [D, C, 8, 8]
+            weight = weight.permute(0, 2, 3, 1).flatten(1)
+        return weight, bias
+
+    def pixel_layers(self) -> list[nn.Linear]:
+        """The maps of a pixel before the projection, each with a ReLU behind it; none in v1."""
+        if isinstance(self.proj, nn.Conv2d):
+            return []
+        return [layer for layer in self.pixel_proj if isinstance(layer, nn.Linear)]
+
     def project(self, patches: Tensor) -> Tensor:
         """Tokens [n, D] of patches [n, 8, 8, C]."""
         if isinstance(self.proj, nn.Conv2d):
-            weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
-            return functional.linear(patches.flatten(1), weight, self.proj.bias)
+            return functional.linear(patches.flatten(1), *self.flat_projection())
         x = patches.flatten(1, 2)  # [n, 64, C]
         if len(self.pixel_proj) == 2:
             layer = cast("nn.Linear", self.pixel_proj[0])

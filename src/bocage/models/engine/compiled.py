@@ -212,17 +212,9 @@ class FoldedPatchEmbedding(nn.Module):
         super().__init__()
         self.bands = list(bands)
         self.base = embedder.base
-        projection = embedder.proj
-        assert isinstance(projection, nn.Conv2d | nn.Linear)
-        weight = projection.weight
-        self.hidden: nn.Module = nn.Identity()
-        if isinstance(projection, nn.Conv2d):  # [D, C, 8, 8] to row, column, band
-            weight = weight.permute(0, 2, 3, 1).flatten(1)
-        else:
-            layers = [m for m in embedder.pixel_proj if isinstance(m, nn.Linear)]
-            maps = [part for m in layers for part in (linear(m.weight, m.bias), nn.ReLU())]
-            self.hidden = nn.Sequential(*maps)
-        self.project = linear(weight, projection.bias)
+        maps = [(linear(m.weight, m.bias), nn.ReLU()) for m in embedder.pixel_layers()]
+        self.hidden = nn.Sequential(*(part for pair in maps for part in pair))
+        self.project = linear(*embedder.flat_projection())
 
     def forward(self, x: Tensor, patch_size: int) -> Tensor:
         """Tokens [B, h, w, T, D] of x [B, H, W, T, C]."""
@@ -260,10 +252,9 @@ def normalize(x: Tensor, epsilon: float) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:], eps=epsilon)
 
 
-def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A linear layer of given values."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return layer

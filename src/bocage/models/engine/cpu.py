@@ -20,7 +20,7 @@ from collections.abc import Mapping, Set
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bocage.memory import keep_freed_memory
 from bocage.models.attention import Block
@@ -142,21 +142,14 @@ class FastPatchEmbedding:
     def __init__(
         self, embedder: PatchEmbedding, sensor: str, bands: tuple[int, ...], dtype: torch.dtype
     ) -> None:
-        projection = embedder.proj
-        assert isinstance(projection, nn.Conv2d | nn.Linear)
-        weight, bias = projection.weight, projection.bias
-        assert bias is not None
+        weight, bias = embedder.flat_projection()
         self.dtype = dtype
         self.base = embedder.base
         self.hidden: tuple[Tensor, Tensor] | None = None
         self.pixel_width = len(bands)
-        if isinstance(projection, nn.Conv2d):  # [D, C, 8, 8] to row, column, band
-            weight = weight.permute(0, 2, 3, 1).flatten(1)
-        else:
-            network = embedder.pixel_proj[0]
-            assert isinstance(network, nn.Linear)
-            self.hidden = kernels.pack_hidden(network.weight, network.bias, dtype)
-            self.pixel_width = network.out_features
+        for layer in embedder.pixel_layers():  # one or none
+            self.hidden = kernels.pack_hidden(layer.weight, layer.bias, dtype)
+            self.pixel_width = layer.out_features
         self.bands = torch.full((16,), -1, dtype=torch.int32)
         self.bands[: len(bands)] = torch.tensor(bands, dtype=torch.int32)
         low, span = normalization(sensor)
