@@ -1,16 +1,18 @@
 import json
 import warnings
+from dataclasses import replace
 
 import geopandas
 import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from rasterio.warp import transform
 
 from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.geo import Grid
 from bocage.learn.baselines import on_cells, otsu, spectral_indices, usable_columns
-from bocage.learn.examine import Bands, ProbeConfig, examine, fit_probe
+from bocage.learn.examine import Bands, ProbeConfig, examine, fit_probe, make_sample_folds
 from bocage.learn.labels import read_labels
 from bocage.learn.probe import load_probe
 from bocage.learn.raster import Raster
@@ -120,6 +122,15 @@ def test_bands_and_indices_stand_beside(samples):
     assert by_name["the 2 bands themselves"] > 0.98
     ndwi = next(name for name in by_name if name.startswith("NDWI by Otsu"))
     assert by_name[ndwi] > 0.98
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "+proj=utm +zone=32 +units=us-ft", "EPSG:4326"])
+def test_blocks_of_ground_are_as_large_in_any_crs(samples, crs):
+    x, y = transform(samples.crs, crs, samples.xy[:, 0], samples.xy[:, 1])
+    moved = replace(samples, xy=np.stack([x, y], axis=1), crs=crs)
+    folds = make_sample_folds(moved, ProbeConfig(block_m=700))
+    sides = [np.ptp(samples.xy[folds.block == b], axis=0) for b in np.unique(folds.block)]
+    assert 600 < np.max(sides) <= 705  # meters of ground
 
 
 def test_otsu_splits_where_the_spread_within_is_least():

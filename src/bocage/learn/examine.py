@@ -193,8 +193,11 @@ def make_sample_folds(samples: Samples, config: ProbeConfig) -> Folds:
     """Folds of samples; the cells of one shape stay together whatever the kind."""
     from rasterio.crs import CRS
 
-    projected = CRS.from_user_input(samples.crs).is_projected
-    places: dict[str, Any] = {"xy_m" if projected else "lonlat": samples.xy}
+    crs = CRS.from_user_input(samples.crs)
+    # Feet are no meters, and neither are those of Web Mercator away from the equator.
+    in_meters = crs.is_projected and crs.linear_units_factor[1] == 1
+    in_meters &= crs.to_dict().get("proj") != "merc"
+    places: dict[str, Any] = {"xy_m": samples.xy} if in_meters else {"lonlat": samples.lonlat}
     return make_folds(
         config.folds,
         n_folds=config.n_folds,
