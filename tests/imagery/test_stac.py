@@ -243,6 +243,14 @@ def test_bad_items_are_refused(tile, tmp_path):
     (tmp_path / "bad.json").write_text("{]")
     with pytest.raises(SourceError, match=r"bad\.json"):
         open_stack(tmp_path / "bad.json")
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
+    shape = {"type": "Feature", "properties": {"class": "a"}, "geometry": square}
+    shapes = tmp_path / "shapes.geojson"
+    for content in ({"type": "FeatureCollection", "features": [shape]}, shape):
+        shapes.write_text(json.dumps(content))
+        with pytest.raises(SourceError, match=r"shapes\.geojson") as caught:
+            open_stack(shapes)
+        assert "STAC" in str(caught.value)
 
 
 def test_a_missing_extra_is_named(tile, monkeypatch):

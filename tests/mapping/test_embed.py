@@ -304,3 +304,15 @@ def test_a_map_given_as_imagery_is_called_what_it_is(scene, tmp_path, codec):
     with pytest.raises(InputError, match="holds embeddings already") as caught:
         open_stack(tmp_path / "x.zarr")
     assert "open_embeddings" in str(caught.value)
+
+
+def test_imagery_rewritten_under_its_name_is_not_taken_for_the_old(tmp_path):
+    path, _ = write_scene(tmp_path, (68, 68))
+    for name in ("x.zarr", "half.zarr", "x.tif"):
+        part = {"shard": "1/2", "block_px": 32} if name == "half.zarr" else {}
+        embed(open_stack(path), PatchMean(), out=tmp_path / name, patch_size=4, **part)
+    write_scene(tmp_path, (68, 68), seed=1)
+    for name in ("x.zarr", "half.zarr", "x.tif"):
+        part = {"shard": "1/2", "block_px": 32} if name == "half.zarr" else {}
+        with pytest.raises(StoreError, match="inputs"):
+            embed(open_stack(path), PatchMean(), out=tmp_path / name, patch_size=4, **part)

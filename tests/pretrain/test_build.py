@@ -12,7 +12,7 @@ from affine import Affine
 from typer.testing import CliRunner
 
 from bocage.cli import app
-from bocage.errors import BocageWarning, ConfigError, InputError, SourceError
+from bocage.errors import BocageWarning, ConfigError, InputError, SourceError, StoreError
 from bocage.imagery import open_stack
 from bocage.pretrain import build as build_module
 from bocage.pretrain.build import build_samples
@@ -244,6 +244,12 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(tmp_path, monkeypatch, stop_a
     monkeypatch.setattr(build_module, "cut_window", stopping)
     with pytest.raises(KeyboardInterrupt):
         build_samples(sources, tmp_path / "s.zarr", config)
+    if stop_at > 17:  # enough is kept to be another job's
+        known = sources[0].stat()
+        os.utime(sources[0], ns=(known.st_atime_ns, known.st_mtime_ns + 1))
+        with pytest.raises(StoreError, match="other sources"):
+            build_samples(sources, tmp_path / "s.zarr", config)
+        os.utime(sources[0], ns=(known.st_atime_ns, known.st_mtime_ns))
     report = build_samples(sources, tmp_path / "s.zarr", config)
     assert report.n_samples == 33
     assert report.refused == {"sentinel2_l2a less than 90% valid pixels": 3}

@@ -18,7 +18,7 @@ from affine import Affine
 
 from bocage.errors import BocageWarning, InputError, SourceError, StoreError
 from bocage.geo import Grid
-from bocage.learn.predict.contents import contents_of
+from bocage.imagery.contents import contents_of
 from bocage.learn.raster import Raster, raster_of
 
 if TYPE_CHECKING:

@@ -408,15 +408,21 @@ def _read_json(path: str) -> Any:
         if "://" in path:
             return pystac.StacIO.default().read_json(path)
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-        if found.get("type") == "FeatureCollection":
-            return found
-        return pystac.read_file(path)
-    except (OSError, ValueError, AttributeError, pystac.STACError) as error:
+        if found.get("type") != "FeatureCollection":
+            return pystac.read_file(path)
+    except (OSError, ValueError, AttributeError, pystac.STACError, pystac.STACTypeError) as error:
         raise SourceError(
             got=f"{path}, which cannot be read as STAC ({_reason(error)})",
             expected="the JSON of a STAC Item, ItemCollection or catalog",
             fix="check the path and its content",
         ) from error
+    if not pystac.ItemCollection.is_item_collection(found):
+        raise SourceError(
+            got=f"{path}, shapes where imagery is expected",
+            expected="imagery: a folder, rasters, or STAC items",
+            fix="give the imagery here, and shapes as labels (--labels) or an area (--area)",
+        )
+    return found
 
 
 def _crs_name(crs: Any) -> str:

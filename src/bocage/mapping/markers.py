@@ -49,7 +49,7 @@ class Markers:
         if theirs != identity:
             raise StoreError(
                 got=f"{self.store} made with {_difference(theirs, identity)}",
-                expected="the same configuration as this run",
+                expected="the same options and unchanged inputs",
                 fix="repeat the old options, choose another --out, or delete the store",
             )
 
@@ -115,6 +115,9 @@ def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     parts = []
     for name in names[:3]:
         old, new = (str(side.get(name)) for side in (theirs, ours))
+        if name == "contents":
+            parts.append("other contents of its input files")
+            continue
         if len(old) + len(new) > 80:
             parts.append(f"other {name}")
         else:

@@ -93,6 +93,9 @@ class EmbedPlan:
 
     dates: tuple[str, ...]
     sources: tuple[str, ...]
+    contents: str
+    """What lay in the sources when the run began, as a hash of sizes and times of local files."""
+
     reading: tuple[str, ...]
     """How the sources were read and composited, where that changes values."""
 
@@ -151,6 +154,7 @@ class EmbedPlan:
             "sensors": list(self.sensors),
             "dates": list(self.dates),
             "sources": list(self.sources),
+            "contents": self.contents,
         }
 
     @property
@@ -195,8 +199,10 @@ class EmbedPlan:
 def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> EmbedPlan:
     """Resolve a run; InputError for a stack without dates or with more than a year as one."""
     from bocage.imagery import stack_grid
+    from bocage.imagery.contents import contents_of
 
     grid = stack_grid(stack)
+    sources = tuple(str(s) for s in stack.attrs.get("bocage_sources", ()))
     sensors = tuple(str(name) for name in stack.data_vars)
     times = stack["time"].values.astype("datetime64[D]")
     steps = _steps(times, config)
@@ -225,7 +231,8 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
         sensors=sensors,
         steps=steps,
         dates=tuple(str(t) for t in times),
-        sources=tuple(str(s) for s in stack.attrs.get("bocage_sources", ())),
+        sources=sources,
+        contents=contents_of(sources),
         reading=tuple(
             str(stack.attrs[name])
             for name in ("bocage_options", "bocage_composite")

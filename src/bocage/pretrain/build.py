@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bocage.errors import BocageError, BocageWarning, InputError, SourceError
+from bocage.imagery.contents import contents_of
 from bocage.pretrain.build_config import BuildConfig
 from bocage.pretrain.build_windows import Cut, CutWindow, cut_window, plan_windows
 from bocage.pretrain.modalities import MODALITIES
@@ -98,7 +99,8 @@ def build_samples(
     )
     if dry_run:
         return _report(Path(out), parts, n_candidates, named, None, start)
-    job = {"sources": [part.name for part in parts], "config": _plain(config)}
+    names = [part.name for part in parts]
+    job = {"sources": names, "contents": contents_of(names), "config": _plain(config)}
     writer = StoreWriter(out, layout, job=job)
     with contextlib.closing(writer):
         if writer.n_taken:

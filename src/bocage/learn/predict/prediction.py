@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from bocage.embeddings.cog import own_grid
 from bocage.errors import ConfigError, InputError
+from bocage.imagery.contents import contents_of
 from bocage.learn.predict.blocks import write_blocks
 from bocage.learn.predict.config import PredictConfig
-from bocage.learn.predict.contents import contents_of
 from bocage.learn.predict.intervals import read_reference
 from bocage.learn.predict.lock import alone
 from bocage.learn.predict.predictor import Predictor, load_predictor

@@ -13,9 +13,9 @@ from typing import Any
 
 from bocage.embeddings.cog import own_grid
 from bocage.errors import StoreError
+from bocage.imagery.contents import contents_of
 from bocage.learn.predict import record
 from bocage.learn.predict.config import PredictConfig
-from bocage.learn.predict.contents import contents_of
 from bocage.learn.predict.layer import tiles
 from bocage.learn.predict.outputs import write_map
 from bocage.learn.predict.predictor import Predictor
