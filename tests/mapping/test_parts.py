@@ -1,11 +1,14 @@
+import threading
+
 import numpy as np
 import pytest
 
 from bocage import embed, open_stack
 from bocage.errors import StoreError
+from bocage.mapping import job as job_module
 from bocage.mapping import parts as parts_module
 from bocage.mapping.markers import Markers
-from bocage.mapping.parts import Parts
+from bocage.mapping.parts import KEEP_S, Parts
 
 from .conftest import WindowMean, write_scene
 from .test_embed import files
@@ -63,14 +66,15 @@ def test_above_the_bound_of_memory_those_that_came_first_go_to_disk(markers, mon
 
 
 def test_what_was_in_memory_for_long_goes_to_disk_with_all_the_rest(markers, monkeypatch):
-    parts = Parts(markers=markers)
-    put(parts, "a", value=1)
-    monkeypatch.setattr(parts_module, "KEEP_S", 0.0)
-    put(parts, "b", value=2)
-    assert markers.part("a").exists() and markers.part("b").exists()
-    monkeypatch.setattr(parts_module, "KEEP_S", 60.0)
-    put(parts, "c", value=3)
-    assert not markers.part("c").exists()  # The time runs anew.
+    now = [100.0]
+    monkeypatch.setattr(parts_module.time, "monotonic", lambda: now[0])
+    parts = Parts(markers=markers, _spilled_at=now[0])
+    on_disk = []
+    for key, seconds in (("a", 0), ("b", KEEP_S), ("c", KEEP_S - 1), ("d", 1)):
+        now[0] += seconds
+        put(parts, key, value=1)
+        on_disk.append("".join(k for k in "abcd" if markers.part(k).exists()))
+    assert on_disk == ["", "ab", "ab", "abcd"]  # The time runs anew each time.
 
 
 def test_a_part_dropped_while_it_is_written_leaves_no_file(markers, monkeypatch):
@@ -142,3 +146,38 @@ def test_parts_lost_with_a_killed_process_are_made_again_even_of_finished_blocks
     assert list(out.glob("bocage/[0-9]*.json")) and not list(out.glob("bocage/*.npz"))
     embed(stack, WindowMean(), out=out, **options)
     assert files(out) == files(tmp_path / "whole.zarr")
+
+
+def test_a_disk_that_fills_up_while_shards_are_written_spoils_no_part(tmp_path, monkeypatch):
+    stack = open_stack(write_scene(tmp_path, (203, 147))[0])
+    options = {"patch_size": 4, "window_px": 32, "halo_px": 8, "block_px": 48, "batch_size": 3}
+    embed(stack, WindowMean(), out=tmp_path / "whole.zarr", **options)
+
+    def full(*_):
+        raise StoreError(got="no space left", expected="a disk", fix="free some space")
+
+    out = tmp_path / "x.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr("bocage.embeddings.store.put_shard", full)
+        with pytest.raises(StoreError, match="no space left"):
+            embed(stack, WindowMean(), out=out, **options)
+    assert list(out.glob("bocage/*.npz"))
+    embed(stack, WindowMean(), out=out, **options)
+    assert files(out) == files(tmp_path / "whole.zarr")
+
+
+def test_a_run_shows_its_parts_before_it_looks_for_those_of_others(tmp_path, monkeypatch):
+    # Two processes that look first and show then would both leave the blocks between them.
+    stack = open_stack(write_scene(tmp_path, (203, 147))[0])
+    options = {"patch_size": 4, "window_px": 32, "halo_px": 8, "block_px": 48}
+    finish, in_memory = job_module._finish_block, []
+
+    def look(job, year, block):
+        if threading.current_thread() is threading.main_thread():
+            in_memory.append(len(job.parts._kept))
+        return finish(job, year, block)
+
+    monkeypatch.setattr(job_module, "_finish_block", look)
+    embed(stack, WindowMean(), out=tmp_path / "x.zarr", shard="1/2", **options)
+    assert in_memory and set(in_memory) == {0}
+    assert list((tmp_path / "x.zarr").glob("bocage/*.npz"))
