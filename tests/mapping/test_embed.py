@@ -5,6 +5,7 @@ import pytest
 import rioxarray  # noqa: F401 - gives DataArrays their .rio
 
 from bocage import composite, embed, open_embeddings, open_stack
+from bocage.embeddings import validate
 from bocage.errors import ConfigError, InputError, StoreError
 from bocage.mapping import EmbedConfig, make_plan
 
@@ -170,6 +171,17 @@ def test_a_block_behind_the_last_window_is_filled_by_its_neighbours(tmp_path):
     # Sums of a few windows in another order; NaN would not be close.
     np.testing.assert_allclose(maps[32], maps[1024], rtol=0, atol=1e-6)
     assert np.isfinite(maps[1024]).all()
+
+
+def test_an_image_of_one_block_may_have_any_number_of_cells(tmp_path):
+    # 257 is a prime above 256: no inner chunk but of one cell divides it.
+    path, x = write_scene(tmp_path, (4 * 257, 32))
+    options = {"patch_size": 4, "window_px": 4 * 260, "codec": "float32"}
+    embed(open_stack(path), PatchMean(), out=tmp_path / "x.zarr", **options)
+    found = open_embeddings(tmp_path / "x.zarr").values[0]
+    cells = x.reshape(12, 257, 4, 8, 4).mean(axis=(2, 4)) / 10000
+    np.testing.assert_allclose(found, cells, rtol=0, atol=1e-6)
+    assert not validate(tmp_path / "x.zarr")
 
 
 def test_a_failed_read_keeps_what_is_finished_and_the_rest_can_follow(scene, tmp_path):

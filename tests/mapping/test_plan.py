@@ -127,3 +127,13 @@ def test_seam_free_domains_share_an_image_evenly(length_px, side_px):
     config = EmbedConfig(patch_size=8, seam_free=True)
     domain_px, halo_px = config.resolve_domain_px(400, 1, (length_px, length_px))
     assert (domain_px - 2 * halo_px, halo_px) == (side_px, 128)
+
+
+@pytest.mark.parametrize(("block_px", "query_px"), [(None, None), (8 * 512, None), (8 * 512, 2)])
+@pytest.mark.parametrize("length_px", [2100, 4700, 6424, 9000, 20001])
+def test_seam_free_domains_are_shards_that_a_store_takes(block_px, query_px, length_px):
+    config = EmbedConfig(patch_size=8, seam_free=True, block_px=block_px, query_px=query_px)
+    domain_px, halo_px = config.resolve_domain_px(400, 1, (length_px, length_px))
+    if length_px > domain_px:
+        cells = (domain_px - 2 * halo_px) // config.cell_px
+        assert cells <= 256 or any(cells % n == 0 for n in range(64, 257))

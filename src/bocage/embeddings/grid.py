@@ -27,6 +27,9 @@ PUBLIC_SHARD_CELLS = 2048
 _INNER_CELLS = 256
 _INNER_BANDS = 64
 
+LEAST_INNER_CELLS = 64
+"""Smaller inner chunks cost more requests than they save bytes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingGrid:
@@ -106,12 +109,10 @@ class EmbeddingGrid:
                 expected="each year once",
                 fix="merge the dates of a year into one map",
             )
-        if self.shard_cells < 1 or (
-            self.shard_cells > _INNER_CELLS and self.inner_cells < _INNER_BANDS
-        ):
+        if not is_shard_side(self.shard_cells):
             raise ConfigError(
                 got=f"shard_cells {self.shard_cells}",
-                expected=f"a number up to {_INNER_CELLS} or a multiple of 64",
+                expected=f"a number up to {_INNER_CELLS} or a multiple of {LEAST_INNER_CELLS}",
                 fix="use a power of two such as 256, 512 or 2048",
             )
         try:
@@ -184,6 +185,13 @@ class EmbeddingGrid:
                 fix="create the store with all years that will be written",
             )
         return self.years.index(year)
+
+
+def is_shard_side(cells: int) -> bool:
+    """Whether inner chunks of a useful size divide a shard of so many cells a side."""
+    if cells <= _INNER_CELLS:
+        return cells > 0
+    return _largest_divisor(cells, _INNER_CELLS) >= LEAST_INNER_CELLS
 
 
 def _largest_divisor(n: int, limit: int) -> int:

@@ -122,6 +122,8 @@ class EmbedConfig:
         Domains share an image evenly: all have one side, so a small one left over would cost as
         much as the others.
         """
+        from bocage.embeddings.grid import is_shard_side
+
         p = self.patch_size
         halo = self.halo_px
         if halo is None:
@@ -136,7 +138,12 @@ class EmbedConfig:
             return n_rows * n_cols * (side + 2 * halo) ** 2
 
         # Half as many patches would be more domains for the same cores.
-        return min((p * n for n in range(most, most // 2, -1)), key=n_px) + 2 * halo, halo
+        sides = [
+            p * n
+            for n in range(most, most // 2, -1)
+            if n == most or is_shard_side(p * n // self.cell_px)
+        ]
+        return min(sides, key=n_px) + 2 * halo, halo
 
     def resolve_block_px(self, tokens_per_cell: int) -> int:
         """The block's side; the layout rounds it to whole cores.

@@ -146,7 +146,7 @@ def _open_job(
         codec=plan.config.codec,
         value_scale=plan.value_scale,
         layout="single" if is_cog else "utm_zones",
-        shard_cells=plan.layout.block_px // plan.config.cell_px,
+        shard_cells=plan.shard_cells,
         model=plan.model,
         patch_size=plan.config.patch_size,
         sensors=plan.sensors,

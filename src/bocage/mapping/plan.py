@@ -121,6 +121,16 @@ class EmbedPlan:
         return per_year * len(self.steps)
 
     @property
+    def shard_cells(self) -> int:
+        """Side of a shard of the output: a block, or more where one block is the whole image."""
+        from bocage.embeddings.grid import LEAST_INNER_CELLS, is_shard_side
+
+        cells = self.layout.block_px // self.config.cell_px
+        if len(self.layout.blocks()) > 1 or is_shard_side(cells):
+            return cells
+        return -(-cells // LEAST_INNER_CELLS) * LEAST_INNER_CELLS
+
+    @property
     def tokens_per_window(self) -> int:
         """Tokens of one forward when nothing is missing."""
         return (self.layout.window_px // self.config.patch_size) ** 2 * self.tokens_per_cell

@@ -73,6 +73,17 @@ def check_map(found: Tensor, expected: Tensor, precision: str) -> None:
     strip=1,
     seed=0,
 )
+@example(
+    grid=(8, 17),
+    window=7,
+    elements=3,
+    head_width=16,
+    precision="bf16",
+    hide=0.97,
+    length=5.0,
+    strip=1,
+    seed=85,
+)
 @given(
     grid=st.tuples(st.integers(1, 21), st.integers(1, 21)),
     window=st.integers(1, 18),
@@ -144,8 +155,15 @@ def test_attention_is_that_of_one_dense_mask(
         largest = scores[mask.expand_as(scores)].abs().max() if mask.any() else torch.zeros(())
         rounding = torch.finfo(torch.float32).eps * largest * v.abs().max()
         assert error.max() <= (3e-6 if length == 1 else rounding)
-    else:  # queries and shares have 8 bits
-        assert error.max() <= (0.04 if length == 1 else 0.5)
+    elif length == 1:  # queries, keys and shares have 8 bits
+        assert error.max() <= 0.04
+    else:
+        # Angles rounded in another order may turn a number of a query or key to the next of 8 bits.
+        # That moves scores, and the mean where keys compete: as far as their values are spread.
+        moved = 2**-7 * (q.abs() @ k.abs().transpose(1, 2) / head_width**0.5 * mask).amax(2)
+        spread = (shares @ v**2 - (shares @ v) ** 2).clamp(min=0).sqrt()
+        bound = torch.expm1(2 * moved)[..., None] * spread + 2**-6 * v.abs().max()
+        assert (error <= bound.transpose(0, 1).reshape(error.shape)).all()
         assert error.mean() <= (0.01 if length == 1 else 0.03)
 
 
