@@ -26,7 +26,11 @@ def contents_of(sources: Iterable[str | Path]) -> str:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError:
+        return  # Too long for a name: a dataset written out in place of its path.
+    if is_file:
         yield path
-    elif path.is_dir():
+    elif is_folder:
         yield from sorted(p for p in path.rglob("*") if p.is_file())
