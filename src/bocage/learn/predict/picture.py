@@ -1,9 +1,10 @@
-"""A map as a small PNG, for looking: classes in their colors, or numbers on a ramp."""
+"""A map as a small PNG, for looking: classes in their colors beside names, or numbers on a ramp."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ MAX_PX = 1024
 _VISIBLE_PX = 512
 """A map of a few dozen cells is drawn with whole pixels per cell, up to about this side."""
 
+_LEGEND_ROW_PX = 20
+"""Height of a name in a legend."""
+
 
 def draw(
     raster: Path,
@@ -31,8 +35,9 @@ def draw(
 ) -> Path:
     """Draw a band of a raster; transparent where there is no data.
 
-    With a legend in its colors, else on a ramp between the limits (by default the 2nd and 98th
-    percentile of what is drawn).
+    With a legend in its colors, which stands beside it where matplotlib is installed (the extra
+    learn); else on a ramp between the limits (by default the 2nd and 98th percentile of what is
+    drawn).
     """
     import rasterio
     from rasterio.enums import Resampling
@@ -47,6 +52,8 @@ def draw(
     rgba = _classes(values, legend) if legend else _ramp(values, limits, colors)
     times = max(1, min(_VISIBLE_PX, max_px) // max(shape_yx))
     rgba = rgba.repeat(times, axis=1).repeat(times, axis=2)
+    if legend is not None and find_spec("matplotlib") is not None:
+        rgba = _side_by_side(rgba, _legend_panel(legend, rgba.shape[1]))
     with naming_failures(png), scratch_beside(png) as folder:
         made = folder / "picture.png"
         _write_png(made, rgba)
@@ -60,6 +67,39 @@ def _classes(values: NDArray[np.float32], legend: Legend) -> NDArray[np.uint8]:
     for c in legend.classes:
         rgba[:, values == c.value] = np.array([*c.rgb, 255], np.uint8)[:, None]
     return rgba
+
+
+def _legend_panel(legend: Legend, height_px: int) -> NDArray[np.uint8]:
+    """Colors and names [4, h, w] on white, in as many columns as the height asks for."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    # A dollar sign would begin a formula.
+    handles = [
+        Patch(facecolor=c.color, edgecolor="gray", linewidth=0.5, label=c.name.replace("$", r"\$"))
+        for c in legend.classes
+    ]
+    per_column = max(1, height_px // _LEGEND_ROW_PX)
+    n_columns = -(-len(handles) // per_column)
+    n_rows = -(-len(handles) // n_columns)
+    figure = Figure(figsize=(30, n_rows * _LEGEND_ROW_PX / 100 + 0.4), dpi=100, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    shown = figure.legend(
+        handles=handles, loc="upper left", frameon=False, fontsize=9, ncols=n_columns
+    )
+    canvas.draw()
+    box = shown.get_window_extent()
+    whole = np.asarray(canvas.buffer_rgba())
+    panel = whole[: int(whole.shape[0] - box.y0) + 1, : int(box.x1) + 1]
+    return np.ascontiguousarray(panel.transpose(2, 0, 1))
+
+
+def _side_by_side(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Two pictures [4, h, w] from the same top; what is below the shorter one is transparent."""
+    height = max(left.shape[1], right.shape[1])
+    padded = [np.pad(x, ((0, 0), (0, height - x.shape[1]), (0, 0))) for x in (left, right)]
+    return np.concatenate(padded, axis=2)
 
 
 def _ramp(
