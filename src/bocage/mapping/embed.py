@@ -16,9 +16,9 @@ from bocage.mapping.blend import Cells
 from bocage.mapping.config import EmbedConfig
 from bocage.mapping.job import Job, key_of, run_job
 from bocage.mapping.markers import Markers
-from bocage.mapping.part import Shard
 from bocage.mapping.plan import EmbedPlan, WindowModel, make_plan
 from bocage.mapping.result import EmbedResult
+from bocage.mapping.shard import Shard
 from bocage.mapping.streams import Clock
 from bocage.mapping.timing import time_window, window_encoder
 from bocage.types import PathLike

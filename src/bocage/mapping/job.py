@@ -16,9 +16,9 @@ from bocage.embeddings.codecs.signed_power import NODATA
 from bocage.geo import Block, Window
 from bocage.mapping.blend import BlockSums, BlockWork, Cells, finish_block
 from bocage.mapping.markers import Claim, Markers
-from bocage.mapping.part import Shard
 from bocage.mapping.parts import Parts
 from bocage.mapping.plan import EmbedPlan, WindowEncoder, WindowModel
+from bocage.mapping.shard import Shard
 from bocage.mapping.streams import Clock, Task, run_streams, streams_for
 from bocage.mapping.worker import (
     Strip,
@@ -78,14 +78,14 @@ class Job:
         """Value scale of int8 codes; None for float32."""
         return self.plan.value_scale if self.plan.config.codec == "signed_power" else None
 
-    def work(self, part: Shard | None = None) -> list[tuple[int, Block]]:
+    def work(self, shard: Shard | None = None) -> list[tuple[int, Block]]:
         """Years and blocks of the run, or of a part of it."""
         blocks = [(year, block) for year in self.plan.years for block in self.plan.layout.blocks()]
-        return blocks if part is None else blocks[part.index - 1 :: part.count]
+        return blocks if shard is None else blocks[shard.index - 1 :: shard.count]
 
-    def pending(self, part: Shard | None = None) -> list[tuple[int, Block]]:
+    def pending(self, shard: Shard | None = None) -> list[tuple[int, Block]]:
         """What of it is to be encoded."""
-        return [work for work in self.work(part) if not self.is_encoded(*work)]
+        return [work for work in self.work(shard) if not self.is_encoded(*work)]
 
     def around(self, block: Block) -> list[Block]:
         """A block and its neighbours: what adds to it, and what it adds to."""
@@ -112,12 +112,12 @@ def key_of(year: int, block: Block) -> str:
     return f"{year}_{block.index_yx[0]}_{block.index_yx[1]}"
 
 
-def run_job(job: Job, part: Shard | None, *, show_progress: bool) -> None:
+def run_job(job: Job, shard: Shard | None, *, show_progress: bool) -> None:
     """Encode what is not encoded yet, and finish every block that can be."""
     import rasterio
 
-    pending = job.pending(part)
-    job.n_blocks_kept = len(job.work(part)) - len(pending)
+    pending = job.pending(shard)
+    job.n_blocks_kept = len(job.work(shard)) - len(pending)
     total = sum(job.plan.layout.n_windows(block) for _, block in pending)
     try:
         with (
