@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bocage.errors import ConfigError
 from bocage.models.attention import Block
+from bocage.models.process_group import leave_process_group
 
 STRATEGIES = ("auto", "ddp", "fsdp2")
 """How processes share the work; auto is DDP when there is more than one process."""
@@ -75,7 +76,7 @@ def join_group(device: str = "cpu", strategy: str = "auto") -> Iterator[Group]:
             strategy="ddp" if strategy == "auto" else strategy,
         )
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
 
 
 def share(module: nn.Module, group: Group) -> nn.Module:

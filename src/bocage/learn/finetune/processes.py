@@ -17,6 +17,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
+from bocage.models.process_group import leave_process_group
+
 CPU = torch.device("cpu")
 
 
@@ -93,4 +95,4 @@ def join(device: str) -> Iterator[Processes]:
         yield Processes(rank=dist.get_rank(), world_size=world_size, device=place)
     finally:
         if not joined_before:
-            dist.destroy_process_group()
+            leave_process_group()
