@@ -196,6 +196,15 @@ def test_the_offset_of_the_products_metadata_goes_before_the_name(write_raster, 
     np.testing.assert_array_equal(everything(open_stack(tmp_path))[0], truth)
 
 
+def test_metadata_outside_the_product_says_nothing_about_it(write_raster, tmp_path):
+    folder = "other/S2B_MSIL2A_20230601T154911_N0214_R054_T31TFJ_20230601T200000.SAFE"
+    truth = plausible((12, 80, 80))
+    path = full_scene(write_raster, f"{folder}/a.tif", truth)
+    entries = "".join(f'<BOA_ADD_OFFSET band_id="{i}">-1000</BOA_ADD_OFFSET>' for i in range(13))
+    (tmp_path / "other" / "MTD_MSIL2A.xml").write_text(f"<x>{entries}</x>")
+    np.testing.assert_array_equal(everything(open_stack(path))[0], truth)
+
+
 def test_scale_and_offset_of_the_file_and_of_the_user_lead_to_product_units(write_raster, tmp_path):
     truth = plausible((12, 80, 80))
     path = full_scene(write_raster, "2023-01-01.tif", truth + 1000)
