@@ -3,12 +3,14 @@
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from bocage.cli.imagery_options import ImageryOptions, with_imagery
-from bocage.errors import ConfigError
+from bocage.errors import BocageWarning, ConfigError
+from tests.change.conftest import write_bands
 
 
 def run(*words):
@@ -53,7 +55,40 @@ def test_text_becomes_the_arguments_of_open_stack():
         "catalog": "https://example.org/stac",
         "crs": "utm",
     }
-    assert ImageryOptions(dates="2024").open_options()["dates"] == ("2024", "2024")
+
+
+@pytest.mark.parametrize(
+    ("typed", "first", "last"),
+    [
+        ("2024", "2024", "2024-12-31"),
+        ("2024-02", "2024-02", "2024-02-29"),
+        ("2024-04/2024-09", "2024-04", "2024-09-30"),
+        ("2023/2024-03-05", "2023", "2024-03-05"),
+        ("2024-07-01", "2024-07-01", "2024-07-01"),
+    ],
+)
+def test_a_year_or_month_of_dates_is_all_of_it(tmp_path, typed, first, last):
+    assert ImageryOptions(dates=typed).open_options()["dates"] == (first, last)
+    days = {first + "-01-01"[len(first) - 4 :], last}
+    for day in days:
+        write_bands(tmp_path / f"S2_{day}.tif", np.full((1, 8, 8), 900, "uint16"), names=["B02"])
+    with pytest.warns(BocageWarning, match="lacks 11 of 12 bands"):
+        stack = ImageryOptions(dates=typed).open([str(tmp_path)])
+    assert set(np.datetime_as_string(stack["time"].values, "D")) == days
+
+
+def test_a_text_may_differ_between_an_earlier_and_a_later_image():
+    typed = ImageryOptions(
+        offset="before=0,after=-1000", bands="before=B02,B03,after=B03,B02", level="L1C"
+    )
+    assert typed.sides() == (
+        ImageryOptions(offset="0", bands="B02,B03", level="L1C"),
+        ImageryOptions(offset="-1000", bands="B03,B02", level="L1C"),
+    )
+    same = ImageryOptions(scale="sentinel1=db,sentinel2_l2a=1", cloud_mask=False)
+    assert same.sides() == (same, same)
+    with pytest.raises(ConfigError, match="--dates before=X,after=Y"):
+        ImageryOptions(dates="after=2024").sides()
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,54 @@ def test_two_images_make_a_map_of_change(files):
     assert found[20:30, 20:30].all() and found.sum() < 150
 
 
+@pytest.fixture
+def scenes(tmp_path):
+    """Two dates in one folder, the later with 1000 more in every band, and both dates apart."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(200, 3000, (12, 60, 50)).astype(np.uint16)
+    y = (x + 40).astype(np.uint16)
+    y[:, 20:30, 20:30] += 900
+    names = ["B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12", "B01", "B09"]
+    (tmp_path / "series").mkdir()
+    write_bands(tmp_path / "series" / "S2_20210615.tif", x, names=names)
+    write_bands(tmp_path / "series" / "S2_20240615.tif", y + np.uint16(1000), names=names)
+    write_bands(tmp_path / "a.tif", x, names=names)
+    write_bands(tmp_path / "b.tif", y, names=names)
+    return tmp_path
+
+
+def values(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+def test_options_of_imagery_hold_for_both_scenes_or_for_each(scenes, monkeypatch):
+    monkeypatch.chdir(scenes)
+    words = ["series", "--dates", "before=2021,after=2024", "--offset", "before=0,after=-1000"]
+    text = run("change", *words, "--out", "c.tif", "--method", "cva")
+    assert "2021 to 2024" in text and "12 bands" in text
+    run("change", "a.tif", "b.tif", "--out", "bands.tif", "--method", "cva")
+    np.testing.assert_array_equal(values("c.tif"), values("bands.tif"))
+    assert "nothing to do" in run("change", *words, "--out", "c.tif", "--method", "cva")
+    box = "77.0515,28.9085,77.0545,28.9110"
+    small = run("change", *words, "--bbox", box, "--dry-run")
+    assert "50 x 60 cells" in text and "50 x 60 cells" not in small
+
+
+def test_a_map_of_other_dates_or_values_is_not_taken_for_the_asked_one(scenes, monkeypatch):
+    monkeypatch.chdir(scenes)
+    for name in ("S2_20210715.tif", "S2_20240715.tif"):
+        (scenes / "series" / name).write_bytes((scenes / "series" / "S2_20210615.tif").read_bytes())
+    june = ["--dates", "before=2021-06,after=2024-06"]
+    run("change", "series", *june, "--offset", "before=0,after=-1000", "--out", "c.tif")
+    for other in (
+        ["--dates", "before=2021-07,after=2024-06", "--offset", "before=0,after=-1000"],
+        [*june, "--offset", "before=0,after=-990"],
+    ):
+        with pytest.raises(BocageError, match="made otherwise"):
+            run("change", "series", *other, "--out", "c.tif")
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -92,6 +140,16 @@ def test_two_images_make_a_map_of_change(files):
         (["predict", "gone.zarr", "--with", "probe", "--out", "m.tif"], "does not exist"),
         (["change", "both.zarr", "--out", "c.tif", "--years", "2024"], "two years"),
         (["change", "both.zarr"], "no --out"),
+        (["change", "--out", "c.tif"], "no BEFORE and no --catalog"),
+        (["change", "--catalog", "https://example.org/", "--out", "c.tif"], "--dates before="),
+        (
+            ["change", "both.zarr", "--years", "2024,2025", "--scale", "10000", "--out", "c.tif"],
+            "--scale with the embeddings both.zarr",
+        ),
+        (
+            ["predict", "both.zarr", "--with", "probe", "--date", "2024-01-01", "--out", "m.tif"],
+            "--date with the embeddings both.zarr",
+        ),
         (["change", "both.zarr", "gone.zarr", "--out", "c.tif"], "gone.zarr, which does not"),
     ],
 )

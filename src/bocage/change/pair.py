@@ -7,8 +7,10 @@ has not changed and has not stayed, it is not known.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from affine import Affine
 
-from bocage.errors import BocageWarning, InputError, SourceError, StoreError
+from bocage.errors import BocageWarning, InputError, SourceError
 from bocage.geo import Grid
 from bocage.imagery.contents import contents_of
 from bocage.learn.raster import Raster, raster_of
+from bocage.learn.source import embeddings_at
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -84,8 +87,9 @@ def open_pair(
     """Open two times of one place.
 
     Args:
-        before: Embeddings (a store, a GeoTIFF, or from `open_embeddings`), a scene (a folder, or
-            from `open_stack`; the median of its dates), or any raster of bands.
+        before: Embeddings (a store, a GeoTIFF, or from `open_embeddings`), a scene (a folder, a
+            cube, a STAC item, or from `open_stack`; the median of its dates), or any raster of
+            bands.
         after: The same, later. None for two years of `before`.
         years: Which years of the embeddings, before and after; needed where there are several.
 
@@ -122,7 +126,7 @@ class _Time:
     @property
     def content(self) -> str:
         """Changes with the data, also where the path stays the same."""
-        known = self.raster.attrs.get("fingerprint") or ""
+        known = self.raster.attrs.get("fingerprint") or self.raster.attrs.get("reading") or ""
         now = contents_of(self.raster.attrs.get("bocage_sources") or [self.name])
         return f"{known} {now}".strip()
 
@@ -133,40 +137,46 @@ def _open(source: Any) -> _Time:
     if isinstance(source, (str, Path)):
         return _open_path(str(source))
     raster = raster_of(source)
-    name = str(raster.attrs.get("model") or type(source).__name__)
+    named = raster.attrs.get("model") or _name_of(raster.attrs.get("bocage_sources", ()))
+    name = str(named or type(source).__name__)
     is_embeddings = isinstance(source, xr.DataArray) or "model" in raster.attrs
     return _Time(raster=raster, index=0, name=name, is_embeddings=is_embeddings)
 
 
+def _name_of(sources: Sequence[str]) -> str:
+    """A scene by its file, or by the folder of its files."""
+    if len(sources) < 2 or any("://" in source for source in sources):
+        return f"{sources[0]} and {len(sources) - 1} more" if len(sources) > 1 else "".join(sources)
+    return os.path.commonpath(sources) or sources[0]
+
+
 def _open_path(path: str) -> _Time:
-    from bocage.embeddings.open import open_raster
-    from bocage.embeddings.zarr_layout import is_zarr
+    found = embeddings_at(path)
+    if found is not None:
+        return _embeddings(found, path)
+    if not is_imagery(path):
+        return _Time(raster=_bands(path), index=0, name=path, is_embeddings=False)
+    from bocage.imagery import open_stack
 
-    if "://" not in path and not Path(path).exists():
-        raise SourceError(
-            got=f"{path}, which does not exist",
-            expected="embeddings, a scene or a raster",
-            fix="check the path",
-        )
-    if is_zarr(path):
-        return _embeddings(open_raster(path), path)
-    if Path(path).is_dir():
-        from bocage.imagery import open_stack
+    with silent_about_models():
+        raster = raster_of(open_stack(path))
+    return _Time(raster=raster, index=0, name=path, is_embeddings=False)
 
-        with warnings.catch_warnings():
-            # What a model makes of an unknown date or of few bands: no model reads these.
-            for words in ("the imagery has no date", ".*the models fill them by rule"):
-                warnings.filterwarnings("ignore", words, BocageWarning)
-            raster = raster_of(open_stack(path))
-        return _Time(raster=raster, index=0, name=path, is_embeddings=False)
-    if Path(path).suffix.lower() in {".tif", ".tiff", ".vrt"}:
-        try:
-            found = open_raster(path)
-        except StoreError:
-            found = None  # not float and without a rule of quantization: bands as they are
-        if found is not None and found.attrs.get("model"):
-            return _embeddings(found, path)
-    return _Time(raster=_bands(path), index=0, name=path, is_embeddings=False)
+
+def is_imagery(path: str) -> bool:
+    """Whether a path that holds no embeddings is read as imagery: all but single rasters."""
+    from bocage.imagery.netcdf import is_netcdf, is_zarr
+
+    return Path(path).is_dir() or path.endswith(".json") or is_zarr(path) or is_netcdf(path)
+
+
+@contextmanager
+def silent_about_models() -> Iterator[None]:
+    """What a model makes of an unknown date or of few bands is not said: no model reads these."""
+    with warnings.catch_warnings():
+        for words in ("the imagery has no date", ".*the models fill them by rule"):
+            warnings.filterwarnings("ignore", words, BocageWarning)
+        yield
 
 
 def _embeddings(lazy: LazyRaster, path: str) -> _Time:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bocage.cli.imagery_options import ImageryOptions, with_imagery
 
+
+@with_imagery
 def change(  # noqa: PLR0917 - one argument per option is how typer reads a command
     before: Annotated[
-        str, typer.Argument(help="Embeddings, a scene's folder, or any raster of bands.")
-    ],
+        str | None, typer.Argument(help="Embeddings, a scene, or any raster of bands.")
+    ] = None,
     after: Annotated[
         str | None, typer.Argument(help="The same, later; or none, with --years.")
     ] = None,
@@ -32,10 +35,16 @@ def change(  # noqa: PLR0917 - one argument per option is how typer reads a comm
     codec: Annotated[str, typer.Option(help="auto, int8 or float32.")] = "auto",
     binary: Annotated[bool, typer.Option(help="Also NAME.binary.tif.")] = True,
     picture: Annotated[bool, typer.Option(help="Also NAME.png.")] = True,
+    imagery: ImageryOptions = ImageryOptions(),  # noqa: B008 - replaced by its options
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
 ) -> None:
-    """Map what changed between two times, with data missing at either told from no change."""
+    """Map what changed between two times, with data missing at either told from no change.
+
+    Options of imagery hold for both scenes; --offset before=0,after=-1000 tells them apart.
+    """
     options = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
+    options |= imagery.as_dict()
+    del options["imagery"]
     from bocage.change import ChangeConfig, describe_pair, map_change, open_pair
     from bocage.errors import ConfigError
 
@@ -54,14 +63,15 @@ def change(  # noqa: PLR0917 - one argument per option is how typer reads a comm
         binary=binary,
         picture=picture,
     )
+    first, second = _times(before, after, imagery)
     if dry_run or out is None:
-        pair = open_pair(before, after, years=chosen)
+        pair = open_pair(first, second, years=chosen)
         config.check_kind(pair.is_embeddings)
         typer.echo(describe_pair(pair, config))
         return
     result = map_change(
-        before,
-        after,
+        first,
+        second,
         out=out,
         years=chosen,
         config=config,
@@ -70,6 +80,43 @@ def change(  # noqa: PLR0917 - one argument per option is how typer reads a comm
         show_progress=True,
     )
     typer.echo(str(result))
+
+
+def _times(before: str | None, after: str | None, imagery: ImageryOptions) -> tuple[Any, Any]:
+    """Both times as they were typed; scenes opened as the options say."""
+    from bocage.errors import ConfigError
+
+    earlier, later = imagery.sides()
+    if before is None and imagery.catalog is None:
+        raise ConfigError(
+            got="no BEFORE and no --catalog",
+            expected="two times of one place",
+            fix="try: bocage change 2024.zarr 2025.zarr --out change.tif",
+        )
+    if earlier != later and after is None:
+        after = before  # two times of one folder or catalog
+    elif before is None:
+        raise ConfigError(
+            got="a catalog and one set of options",
+            expected="two times",
+            fix="tell them apart, for example with --dates before=2024,after=2025",
+        )
+    return _scene(before, earlier), None if after is None and before else _scene(after, later)
+
+
+def _scene(path: str | None, imagery: ImageryOptions) -> Any:
+    """A path as it is, or imagery opened with what was typed about it."""
+    if path is not None and not imagery.given():
+        return path
+    from bocage.change.pair import silent_about_models
+    from bocage.learn.source import embeddings_at
+
+    if path is not None and embeddings_at(path) is not None:
+        imagery.check_unused(
+            f"the embeddings {path}", fix="leave them out, or name the scenes instead"
+        )
+    with silent_about_models():
+        return imagery.open([] if path is None else [path])
 
 
 def _years(text: str | None) -> tuple[int, int] | None:

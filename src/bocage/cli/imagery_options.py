@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
+from calendar import monthrange
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -52,9 +54,19 @@ class ImageryOptions:
         """Name and value as typed."""
         return asdict(self)
 
+    def given(self) -> list[str]:
+        """Names of the options that were typed."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+
+    def sides(self) -> tuple[ImageryOptions, ImageryOptions]:
+        """Those of an earlier and of a later image: texts may be before=X,after=Y."""
+        typed = {name: _sides(name, getattr(self, name)) for name in self.given()}
+        before, after = ({name: pair[i] for name, pair in typed.items()} for i in (0, 1))
+        return ImageryOptions(**before), ImageryOptions(**after)
+
     def check_unused(self, source: str, *, fix: str) -> None:
         """ConfigError if an option was given though ``source`` opens no imagery."""
-        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        given = self.given()
         if given:
             from bocage.errors import ConfigError
 
@@ -95,7 +107,7 @@ class ImageryOptions:
             found["max_cloud_percent"] = self.max_cloud
         if self.dates:
             first, _, last = self.dates.partition("/")
-            found["dates"] = (first, last or first)
+            found["dates"] = (first, _last_day(last or first))
         if self.bbox:
             found["bbox"] = _bbox(self.bbox)
         if self.catalog:
@@ -136,6 +148,29 @@ def _parameter(option: Any, hint: Any) -> inspect.Parameter:
         default=option.default,
         annotation=Annotated[hint, declared],
     )
+
+
+def _sides(name: str, value: Any) -> tuple[Any, Any]:
+    from bocage.errors import ConfigError
+
+    if not (isinstance(value, str) and value.startswith(("before=", "after="))):
+        return value, value
+    both = re.fullmatch("before=(.+),after=(.+)", value)
+    if both is None:
+        raise ConfigError(
+            got=f"--{name} {value}",
+            expected="one value for both images, or one for each",
+            fix=f"use --{name} before=X,after=Y",
+        )
+    return both.group(1), both.group(2)
+
+
+def _last_day(text: str) -> str:
+    """The last day of a year or month, which `open_stack` would take for its first; or the text."""
+    year, _, month = text.strip().partition("-")
+    if not (re.fullmatch(r"\d{4}", year) and re.fullmatch(r"|0[1-9]|1[0-2]", month)):
+        return text
+    return f"{year}-{month or 12}-{monthrange(int(year), int(month or 12))[1]}"
 
 
 def _bbox(text: str) -> tuple[float, ...]:

@@ -114,7 +114,9 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
         if dry_run:
             _plan_scene(subject, network, with_, config)
             return
-    elif dry_run:
+    else:
+        imagery.check_unused(f"the embeddings {subject}", fix="leave them out")
+    if dry_run:
         typer.echo(describe(subject, with_, out=out, config=config))
         return
     result = make_map(

@@ -97,7 +97,7 @@ def probe(
     """Learn classes or numbers from labelled places, and say how good that is."""
     from bocage.errors import ConfigError
     from bocage.learn.examine import ProbeConfig, fit_probe
-    from bocage.learn.source import is_embeddings, open_source, read_any_labels
+    from bocage.learn.source import UNNAMED, embeddings_at, open_source, read_any_labels
 
     scene, files = imagery.source_and_labels(source, labels)
     if not files:
@@ -115,7 +115,13 @@ def probe(
     if beside is None and imagery.bands is not None and Path(imagery.bands).exists():
         # Until --bands came to name bands, as everywhere, it named the scene.
         beside, imagery = imagery.bands, replace(imagery, bands=None)
-    if beside is None and model is None and scene is not None and is_embeddings(scene):
+    if (
+        imagery.given()
+        and beside is None
+        and model is None
+        and scene is not None
+        and embeddings_at(scene, dims=UNNAMED) is not None
+    ):
         imagery.check_unused(
             f"the embeddings {scene}", fix="name the imagery with --beside, or leave them out"
         )

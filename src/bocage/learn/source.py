@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bocage.errors import ConfigError
+from bocage.errors import ConfigError, SourceError, StoreError
 from bocage.learn.labels import Labels, read_labels
 from bocage.learn.mask import Mask, read_mask
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from bocage.embeddings.lazy_raster import LazyRaster
+    from bocage.types import PathLike
+
 RASTERS = {".tif", ".tiff", ".vrt", ".jp2", ".img"}
 
 DEFAULT_MODEL = "olmoearth-v1.2-nano"
+
+UNNAMED = range(14, 100_000)
+"""Bands of a raster that can only be embeddings, whatever it says: no sensor here has so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +65,11 @@ def open_source(
 
     A source of None is imagery that `open_imagery` finds by itself, as in a catalog.
     """
-    from bocage.embeddings import open_embeddings
-
-    if model is None and source is not None and is_embeddings(source):
-        stack = None if beside is None else open_imagery([beside])
-        return Opened(embeddings=open_embeddings(source), stack=stack)
+    if model is None and source is not None:
+        found = embeddings_at(source, dims=UNNAMED)
+        if found is not None:
+            stack = None if beside is None else open_imagery([beside])
+            return Opened(embeddings=found.to_dataarray(), stack=stack)
     if beside is not None:
         raise ConfigError(
             got=f"the imagery {beside} beside imagery",
@@ -82,17 +88,40 @@ def open_source(
     return Opened(embeddings=embeddings, stack=stack)
 
 
-def is_embeddings(source: str) -> bool:
-    """Whether an address names a store or raster of embeddings, and not imagery."""
-    path = Path(source)
-    if "://" in source or path.suffix == ".zarr":
-        return True
-    if path.suffix.lower() not in {".tif", ".tiff"} or not path.exists():
-        return not path.exists()  # open_embeddings then says that it does not exist
-    import rasterio
+def embeddings_at(source: PathLike, *, dims: Container[int] = ()) -> LazyRaster | None:
+    """The embeddings that an address holds; None where it holds imagery or a plain raster.
 
-    with rasterio.open(path) as file:
-        return file.count > 13 or "bocage" in file.tags() or "geoemb" in str(file.tags()).lower()
+    A raster is known by the model in its metadata, or by one of `dims` as its number of bands.
+    SourceError if there is nothing, or nothing that opens.
+    """
+    from bocage.embeddings.open import open_raster
+    from bocage.embeddings.zarr_layout import is_zarr
+
+    address = str(source)
+    suffix = Path(address).suffix.lower()
+    if "://" not in address and not Path(address).exists():
+        raise SourceError(
+            got=f"{address}, which does not exist",
+            expected="embeddings, a scene or a raster",
+            fix="check the path",
+        )
+    if is_zarr(address) and suffix != ".json":  # an item of a remote catalog is no store
+        return None if "://" not in address and _is_cube(address) else open_raster(address)
+    if suffix not in {".tif", ".tiff", ".vrt"} or Path(address).is_dir():
+        return None
+    try:
+        found = open_raster(address)
+    except StoreError:
+        return None  # not float and without a rule of quantization: bands as they are
+    return found if found.attrs.get("model") or found.shape[1] in dims else None
+
+
+def _is_cube(store: str) -> bool:
+    """Whether a Zarr group has nothing of what a store of embeddings has."""
+    from bocage.embeddings.zarr_layout import ARRAY, open_root, zone_names
+
+    root = open_root(store)
+    return ARRAY not in root and not zone_names(root)
 
 
 def _embed(

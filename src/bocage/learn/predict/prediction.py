@@ -24,6 +24,7 @@ from bocage.learn.predict.predictor import Predictor, load_predictor
 from bocage.learn.predict.result import PredictResult
 from bocage.learn.predict.run import Run
 from bocage.learn.predict.scores import ScoreJob, choose_years, time_scores
+from bocage.learn.source import embeddings_at
 from bocage.memory import share_one_arena
 from bocage.progress import format_duration
 
@@ -98,23 +99,10 @@ def _check_reference(run: Run) -> None:
 
 def is_embeddings(source: PathLike, predictor: PathLike | Any) -> bool:
     """Whether a path holds embeddings that a probe could read, and not imagery to embed first."""
-    from bocage.embeddings.open import open_raster
-    from bocage.errors import SourceError, StoreError
-
     known = load_predictor(predictor)
     if known.kind == "finetuned":
         return False
-    if Path(source).suffix.lower() not in {".zarr", ".tif", ".tiff", ".vrt"}:
-        return "://" in str(source)
-    try:
-        raster = open_raster(source)
-    except StoreError:
-        return False
-    except SourceError:
-        if not Path(source).exists():
-            raise
-        return False
-    return bool(raster.attrs.get("model")) or raster.shape[1] == known.fitted_on.get("dims")
+    return embeddings_at(source, dims=(known.fitted_on.get("dims") or 0,)) is not None
 
 
 def describe(
