@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := models,stac,netcdf,remote,search,learn,pretrain,demo,dev
+EXTRAS := models,stac,netcdf,remote,search,learn,zonal,pretrain,demo,dev
 
 .PHONY: setup demo test test-slow test-backbones check clean
 

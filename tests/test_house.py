@@ -14,7 +14,7 @@ SOURCE = Path(bocage.__file__).parent
 # A room may use the rooms before it, and none after; docs/architecture.md explains.
 ORDER = [
     *("geo", "scoring", "imagery", "embeddings", "models", "mapping", "search"),
-    *("learn", "change", "pretrain", "bench", "cli"),
+    *("learn", "change", "zonal", "pretrain", "bench", "cli"),
 ]
 TORCH_ROOMS = {"models", "pretrain", "bench", "learn/finetune"}
 FORBIDDEN = {

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bocage.imagery import composite, open_stack
     from bocage.mapping import embed
     from bocage.models import list_models, load_model
+    from bocage.zonal import zonal_statistics
 
 _HOME = {
     "load_model": "bocage.models",
@@ -23,6 +24,7 @@ _HOME = {
     "composite": "bocage.imagery",
     "embed": "bocage.mapping",
     "open_embeddings": "bocage.embeddings",
+    "zonal_statistics": "bocage.zonal",
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "load_model",
     "open_embeddings",
     "open_stack",
+    "zonal_statistics",
 ]
 
 

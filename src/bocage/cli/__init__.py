@@ -31,6 +31,7 @@ from bocage.cli.preview import preview
 from bocage.cli.probe import probe
 from bocage.cli.search import search
 from bocage.cli.validate import validate
+from bocage.cli.zonal import zonal
 from bocage.errors import BocageError, BocageWarning, PartialError
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     embed,
     predict,
     change,
+    zonal,
     preview,
     info,
     validate,
