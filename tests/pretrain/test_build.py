@@ -247,7 +247,7 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(tmp_path, monkeypatch, stop_a
     if stop_at > 17:  # enough is kept to be another job's
         known = sources[0].stat()
         os.utime(sources[0], ns=(known.st_atime_ns, known.st_mtime_ns + 1))
-        with pytest.raises(StoreError, match="other sources"):
+        with pytest.raises(StoreError, match="other contents of its input files"):
             build_samples(sources, tmp_path / "s.zarr", config)
         os.utime(sources[0], ns=(known.st_atime_ns, known.st_mtime_ns))
     report = build_samples(sources, tmp_path / "s.zarr", config)
@@ -273,6 +273,32 @@ def test_bad_options_are_named(options, message):
         BuildConfig(**options)
 
 
+def test_a_finished_store_is_left_alone_while_its_sources_are_the_same(tmp_path):
+    path = tmp_path / "2024-01-01.tif"
+    write_tile(path, (64, 64))
+    config, out = BuildConfig(size_px=32), tmp_path / "s.zarr"
+    first = build_samples([path], out, config)
+    before = tree(out)
+    again = build_samples([path], out, config)
+    assert again.was_finished and not first.was_finished
+    assert str(again).splitlines()[:-1] == str(first).splitlines()
+    build_samples([open_stack(path)], tmp_path / "stack.zarr", config)
+    assert build_samples([open_stack(path)], tmp_path / "stack.zarr", config).was_finished
+    with pytest.raises(StoreError, match="other contents of its input files"):
+        build_samples([open_stack(path, offset=-10)], tmp_path / "stack.zarr", config)
+    write_tile(path, (64, 64), seed=5)
+    with pytest.raises(StoreError, match="other contents of its input files"):
+        build_samples([path], out, config)
+    assert tree(out) == before
+
+
+def test_arrays_in_memory_are_never_taken_for_those_of_a_finished_store(tmp_path):
+    config = BuildConfig(size_px=32)
+    build_samples([make_sample()], tmp_path / "s.zarr", config)
+    with pytest.raises(StoreError, match="exists already"):
+        build_samples([make_sample()], tmp_path / "s.zarr", config)
+
+
 def test_missing_sources_are_named(tmp_path):
     with pytest.raises(SourceError, match="nothing, which does not exist"):
         build_samples([tmp_path / "nothing"], tmp_path / "s.zarr")
@@ -291,6 +317,12 @@ def test_the_command_line_builds_and_describes(tmp_path):
     assert run.exit_code == 0, run.output
     assert "4 samples from 4 windows" in run.output
     assert f"bocage pretrain describe {out}" in run.output
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
+    assert "nothing to do" in run.output and "4 samples from 4 windows" in run.output
+    run = CliRunner().invoke(app, [*command[:-1], "64"])
+    assert isinstance(run.exception, StoreError)
+    assert "size_px 32 (now 64)" in str(run.exception)
     run = CliRunner().invoke(app, ["pretrain", "describe", out])
     assert "4 samples of 32 x 32 pixels" in run.output
     run = CliRunner().invoke(app, [*command, "--map", "worldcover"])

@@ -267,11 +267,39 @@ def test_another_job_or_a_finished_store_is_not_continued(tmp_path):
     for index in range(4):
         writer.add(make_sample(index))
     writer.close()
-    with pytest.raises(StoreError, match="unfinished store of other sources or options"):
+    with pytest.raises(StoreError, match=r"s\.zarr, an unfinished store begun with source"):
         StoreWriter(path, LAYOUT, job={"source": "b"})
     write(tmp_path / "t.zarr", [make_sample()])
     with pytest.raises(StoreError, match=r"t\.zarr, which exists already"):
         StoreWriter(tmp_path / "t.zarr", LAYOUT, job={})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="other, which exists already"):
+        StoreWriter(tmp_path / "other", LAYOUT, job={"contents": "1"})
+
+
+def test_a_finished_store_is_known_by_its_job(tmp_path):
+    path, job = tmp_path / "s.zarr", {"contents": "1", "config": {"size_px": 32}}
+    writer = StoreWriter(path, LAYOUT, job=job)
+    writer.add(make_sample())
+    writer.refuse("clouds")
+    writer.finish()
+    before = tree(path)
+    again = StoreWriter(path, LAYOUT, job=job)
+    assert again.is_finished and not writer.is_finished
+    assert (len(again), again.n_taken, dict(again.refused)) == (1, 2, {"clouds": 1})
+    assert again.per_modality() == writer.per_modality()
+    assert again.finish() == 1
+    again.close()
+    assert tree(path) == before and not list(tmp_path.glob(".*"))
+    for changed, words in (
+        ({**job, "config": {"size_px": 64}}, r"size_px 32 \(now 64\); expected the same"),
+        ({**job, "contents": "2"}, "other contents of its input files"),
+        ({**job, "config": {"size_px": 32, "stride_px": 8}}, r"stride_px None \(now 8\)"),
+    ):
+        with pytest.raises(StoreError, match=words):
+            StoreWriter(path, LAYOUT, job=changed)
+    assert tree(path) == before
 
 
 def test_foreign_and_missing_folders_are_named(tmp_path):

@@ -138,12 +138,12 @@ def _of_stack(stack: xr.Dataset) -> Raster:
         attrs={
             "sensors": list(sensors),
             "bocage_sources": [str(s) for s in stack.attrs.get("bocage_sources", ())],
-            "reading": _reading(stack),
+            "reading": reading_of(stack),
         },
     )
 
 
-def _reading(stack: xr.Dataset) -> str:
+def reading_of(stack: xr.Dataset) -> str:
     """What of its files a stack holds: other dates or another offset are other values."""
     options = [str(stack.attrs.get(f"bocage_{name}", "")) for name in ("options", "composite")]
     return "; ".join([*options, *np.datetime_as_string(stack["time"].values, "D")])

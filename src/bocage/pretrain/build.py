@@ -7,6 +7,7 @@ long series, in runs of timesteps; that order is what a killed build resumes by.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import time
 import warnings
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bocage.errors import BocageError, BocageWarning, InputError, SourceError
 from bocage.imagery.contents import contents_of
+from bocage.learn.raster import reading_of
 from bocage.pretrain.build_config import BuildConfig
 from bocage.pretrain.build_windows import Cut, CutWindow, cut_window, plan_windows
 from bocage.pretrain.modalities import MODALITIES
@@ -52,6 +54,8 @@ class BuildReport:
     unreadable: tuple[str, ...]
     """Sources that could not be opened, each with the reason."""
     seconds: float
+    was_finished: bool = False
+    """Whether the same command had made the store before."""
 
     def __str__(self) -> str:
         """A few lines for people."""
@@ -63,6 +67,8 @@ class BuildReport:
         lines += [f"  left out: {text}" for text in self.unreadable[:_NAMED]]
         if len(self.unreadable) > _NAMED:
             lines.append(f"  left out: {len(self.unreadable) - _NAMED} more sources")
+        if self.was_finished:
+            lines.append("nothing to do: the store was finished before")
         return "\n".join(lines)
 
 
@@ -100,9 +106,11 @@ def build_samples(
     if dry_run:
         return _report(Path(out), parts, n_candidates, named, None, start)
     names = [part.name for part in parts]
-    job = {"sources": names, "contents": contents_of(names), "config": _plain(config)}
+    job = {"sources": names, "contents": _contents(parts), "config": _plain(config)}
     writer = StoreWriter(out, layout, job=job)
     with contextlib.closing(writer):
+        if writer.is_finished:
+            return _report(Path(out), parts, n_candidates, named, writer, start)
         if writer.n_taken:
             logger.warning("going on after %d of %d windows", writer.n_taken, n_candidates)
         with progress("samples", n_candidates, unit="windows", enabled=show_progress) as advance:
@@ -139,6 +147,18 @@ class _Windows:
             stack = _open(self.part, self.config)
         for window in self.windows[skip:]:
             yield cut_window(stack, self.part.name, self.config, window)
+
+
+def _contents(parts: Sequence[_Part]) -> str:
+    """Changes with what the sources hold; "" where arrays in memory are among them."""
+    found = []
+    for part in parts:
+        attrs = getattr(part.data, "attrs", {})
+        files = [part.name, *attrs.get("bocage_sources", ())]
+        found.append(contents_of(files))
+        if attrs:
+            found.append(reading_of(part.data))
+    return "" if "" in found else hashlib.sha256("\n".join(found).encode()).hexdigest()[:16]
 
 
 def _nothing_opened(unreadable: list[tuple[str, BocageError]]) -> BocageError:
@@ -272,6 +292,7 @@ def _report(  # noqa: PLR0917 - it gathers what the build knows
         per_modality=writer.per_modality() if writer else {},
         unreadable=unreadable,
         seconds=time.monotonic() - start,
+        was_finished=writer is not None and writer.is_finished,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bocage.errors import BocageError, InputError
+from bocage.imagery.contents import contents_of
 from bocage.pretrain.official_h5 import H5Samples, read_official
 from bocage.pretrain.store import StoreLayout, StoreWriter
 from bocage.progress import progress
@@ -29,11 +30,16 @@ class ConvertReport:
     n_samples: int
     refused: dict[str, int]
     """Why samples were left out."""
+    was_finished: bool = False
+    """Whether the same command had made the store before."""
 
     def __str__(self) -> str:
         """A line for people, and one per reason."""
         lines = [f"{self.n_samples} samples"]
-        return "\n".join(lines + [f"  left out: {n} {why}" for why, n in self.refused.items()])
+        lines += [f"  left out: {n} {why}" for why, n in self.refused.items()]
+        if self.was_finished:
+            lines.append("nothing to do: the store was finished before")
+        return "\n".join(lines)
 
 
 def convert_samples(
@@ -57,12 +63,14 @@ def convert_samples(
         max_steps=samples.max_steps,
         float32=float32,
     )
-    writer = StoreWriter(out, layout, job={"source": str(source), "n": len(samples)})
+    job = {"source": str(source), "n": len(samples), "contents": contents_of([source])}
+    writer = StoreWriter(out, layout, job=job)
     allowed = max(_BAD_BEFORE_STOP, max_bad_share * len(samples))
     with contextlib.closing(writer):
         with progress("samples", len(samples), unit="samples", enabled=show_progress) as advance:
             advance(writer.n_taken)
-            for index in range(writer.n_taken, len(samples)):
+            left = () if writer.is_finished else range(writer.n_taken, len(samples))
+            for index in left:
                 try:
                     sample = read_official(samples.file(index))
                 except BocageError as error:
@@ -79,4 +87,9 @@ def convert_samples(
                     writer.add(sample)
                 advance(1)
         writer.finish()
-    return ConvertReport(path=Path(out), n_samples=len(writer), refused=dict(writer.refused))
+    return ConvertReport(
+        path=Path(out),
+        n_samples=len(writer),
+        refused=dict(writer.refused),
+        was_finished=writer.is_finished,
+    )

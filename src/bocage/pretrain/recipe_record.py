@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,7 @@ from bocage.errors import ConfigError, ModelError
 from bocage.models.config import ModelConfig
 from bocage.models.config_json import config_to_json, parse_config
 from bocage.pretrain.checkpoint import list_checkpoints
+from bocage.pretrain.difference import describe_difference
 from bocage.pretrain.recipe import Recipe
 from bocage.pretrain.sample import Samples
 
@@ -61,15 +62,17 @@ def begin_record(run: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
     path = run / FILE
     if path.exists():
         content = _read(path)
-        differences = list(_differences(content, wanted))
-        if differences and list_checkpoints(run):
-            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        begun = {name: content.get(name) or {} for name in wanted}
+        difference = describe_difference(
+            {**begun["recipe"], "data": begun["data"]}, {**wanted["recipe"], "data": wanted["data"]}
+        )
+        if difference and list_checkpoints(run):
             raise ConfigError(
-                got=f"{run}, which was begun with {'; '.join(differences[:3])}{more}",
+                got=f"{run}, which was begun with {difference}",
                 expected="the recipe and data of the run",
                 fix="use the same options to go on, or another --out for a new run",
             )
-        if not differences:
+        if not difference:
             return
         # Nothing was saved yet: the run begins anew.
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -109,19 +112,6 @@ def read_record(run: Path) -> RunRecord:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _no_run(run, error) from error
-
-
-def _differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], where: str = ""
-) -> Iterator[str]:
-    """Sentences like: optimizer.learning_rate 0.0002 instead of 0.001."""
-    for key in now:
-        place = f"{where}.{key}" if where else key
-        old, new = before.get(key), now[key]
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _differences(old, {**dict.fromkeys(old), **new}, place)
-        elif old != new:
-            yield f"{place.removeprefix('recipe.')} {old!r} (now {new!r})"
 
 
 def _read(path: Path) -> dict[str, Any]:

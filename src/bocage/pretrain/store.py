@@ -6,7 +6,8 @@ touches and a missing modality costs nothing. Small arrays beside them (``timest
 ``present``, ``latlon``, ``ids``) say what each sample has.
 
 Shards are written whole, each followed by a line in ``journal.jsonl``; the metadata come last. A
-killed run leaves shards and a journal, and the same command goes on from there.
+killed run leaves shards and a journal, and the same command goes on from there. ``job.json`` says
+what a finished store was made of, so that the same command knows it again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 
 from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import InputError, StoreError
+from bocage.pretrain.difference import describe_difference
 from bocage.pretrain.modalities import MODALITIES, modality
 from bocage.pretrain.sample import MAX_STEPS, Sample, check_sample, present_steps
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from bocage.types import PathLike
 
 JOURNAL = "journal.jsonl"
+JOB = "job.json"
 FORMAT = "bocage-samples"
 VERSION = 1
 DIMENSIONS = ("sample", "time", "band", "y", "x")
@@ -115,10 +118,10 @@ class StoreWriter:
     """
 
     def __init__(self, path: PathLike, layout: StoreLayout, *, job: dict[str, Any]) -> None:
-        """Begin a store, or go on with an unfinished one of the same job.
+        """Begin a store, go on with an unfinished one of the same job, or find it finished.
 
         ``job`` is whatever decides the content (sources, options). StoreError if the path holds
-        something else.
+        something else, or a store of another job.
         """
         self.path = Path(path)
         self.layout = layout
@@ -127,6 +130,7 @@ class StoreWriter:
         self._samples: list[dict[str, Any]] = []
         self._waiting: list[Sample] = []
         self._begun = False
+        self._finished: dict[str, Any] | None = None
         self._job = json.loads(json.dumps({"layout": asdict(layout), "job": job}))
         self._lock = _lock(self.path)
         try:
@@ -136,12 +140,21 @@ class StoreWriter:
             self.close()
             raise
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the same job was finished before: there is nothing to add."""
+        return self._finished is not None
+
     def __len__(self) -> int:
         """Samples added so far."""
+        if self._finished is not None:
+            return int(self._finished["samples"])
         return len(self._samples) + len(self._waiting)
 
     def per_modality(self) -> dict[str, int]:
         """Samples that have each modality."""
+        if self._finished is not None:
+            return dict(self._finished["per_modality"])
         names = [name for sample in self._samples for name in sample["present"]]
         return {name: names.count(name) for name in self.layout.modalities}
 
@@ -165,6 +178,8 @@ class StoreWriter:
 
     def finish(self) -> int:
         """Write what is left and the metadata; returns the number of samples."""
+        if self.is_finished:
+            return len(self)
         if self._waiting:
             self._flush()
         if not self._samples:
@@ -176,6 +191,13 @@ class StoreWriter:
         with naming_failures(self.path):
             used = tuple(name for name, n in self.per_modality().items() if n)
             layout = replace(self.layout, modalities=used)
+            facts = {
+                "samples": len(self),
+                "taken": self.n_taken,
+                "refused": dict(self.refused),
+                "per_modality": self.per_modality(),
+            }
+            write_file(self.path / JOB, json.dumps({**self._job, "made": facts}).encode())
             _write_metadata(self.path, layout, self._samples, dict(self.refused))
             (self.path / JOURNAL).unlink()
         self.close()
@@ -193,28 +215,49 @@ class StoreWriter:
         journal = self.path / JOURNAL
         taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if taken and not journal.exists():
-            raise StoreError(
-                got=f"{self.path}, which exists already",
-                expected="a new path, or an unfinished store of the same command",
-                fix="choose another --out, or delete it first",
-            )
+            self._begin_finished()
+            return
         lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
         # The last part is half a line or nothing: a line counts once it has its end.
         if len(lines) < 2:  # nothing is kept yet, so another job may take over
             write_file(journal, _line(self._job))
             self._begun = True
             return
-        if json.loads(lines[0]) != self._job:
-            raise StoreError(
-                got=f"an unfinished store of other sources or options in {self.path}",
-                expected="the command that began it",
-                fix="run that command again, or delete the folder",
-            )
+        self._check_job(json.loads(lines[0]), f"{self.path}, an unfinished store begun with")
         for line in lines[1:]:
             entry = json.loads(line)
             self._samples += entry["samples"]
             self.n_taken, self.refused = entry["taken"], Counter(entry["refused"])
         write_file(journal, b"".join(line + b"\n" for line in lines))
+
+    def _begin_finished(self) -> None:
+        """Take over the counts of a finished store of this job.
+
+        A job whose ``contents`` are not known, such as arrays in memory, is never the same.
+        """
+        try:
+            if not self._job["job"]["contents"]:
+                raise ValueError
+            known = json.loads((self.path / JOB).read_bytes())
+            made = known.pop("made")
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(
+                got=f"{self.path}, which exists already",
+                expected="a new path, or a store of the same command",
+                fix="choose another --out, or delete it first",
+            ) from error
+        self._check_job(known, f"{self.path}, which was made with")
+        self._finished = made
+        self.n_taken, self.refused = made["taken"], Counter(made["refused"])
+
+    def _check_job(self, known: dict[str, Any], words: str) -> None:
+        if known != self._job:
+            difference = describe_difference(_options(known), _options(self._job))
+            raise StoreError(
+                got=f"{words} {difference}",
+                expected="the same sources and options",
+                fix="repeat the command that made it, choose another --out, or delete it first",
+            )
 
     def _check_fits(self, sample: Sample) -> None:
         layout = self.layout
@@ -256,6 +299,12 @@ class StoreWriter:
             os.fsync(file.fileno())
         self._samples += added
         self._waiting = []
+
+
+def _options(job: dict[str, Any]) -> dict[str, Any]:
+    """Layout, sources and options side by side: what a person would compare."""
+    config = job["job"].get("config", {})
+    return {**job["layout"], **{k: v for k, v in job["job"].items() if k != "config"}, **config}
 
 
 def _lock(path: Path) -> IO[bytes]:
