@@ -10,7 +10,8 @@ import typer
 
 def index(  # noqa: PLR0917 - one argument per option is how typer reads a command
     source: Annotated[
-        list[str], typer.Argument(help="A .zarr or .tif of embeddings, GeoParquet, or a folder.")
+        list[str],
+        typer.Argument(help="Embeddings (.zarr, .tif; several of one model), or GeoParquet."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to make, for example NAME.index.")],
     code: Annotated[

@@ -76,8 +76,12 @@ def search(  # noqa: PLR0917 - one argument per option is how typer reads a comm
 
 def _print(hits: Any, out: Path | None) -> None:
     """The first ten on the screen, all of them in a file."""
-    for row, score, (lon, lat) in zip(hits.row[:10], hits.score, hits.lonlat, strict=False):
-        typer.echo(f"{score:.4f}  {row:>10}  {lon:.5f},{lat:.5f}")
+    named = "source" in hits.attributes.column_names
+    sources = hits.attributes["source"].to_pylist() if named else [None] * len(hits)
+    shown = zip(hits.row[:10], hits.score, hits.lonlat, hits.dates, sources, strict=False)
+    for row, score, (lon, lat), date, source in shown:
+        place = f"{score:.4f}  {row:>10}  {lon:.5f},{lat:.5f}"
+        typer.echo("  ".join(str(part) for part in (place, date, source) if part))
     if len(hits) > 10 and out is None:
         typer.echo(f"... {len(hits) - 10} more; --out hits.geojson writes all")
     if out is not None:

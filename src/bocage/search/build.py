@@ -112,10 +112,11 @@ def index(
 ) -> IndexResult:
     """Turn embeddings into a search index: Hilbert-ordered GeoParquet shards with small codes.
 
-    `source` is a grid (Zarr, COG), GeoParquet files or a folder of them, or a Source. Vectors are
-    compared by cosine, so their length is not kept. Rows of NaN are nodata and left out (counted in
-    the result); other broken vectors are an InputError. `out` must not exist; it appears whole or
-    not at all. Memory stays below 1 GB for any size of source.
+    `source` is one or several grids (Zarr, COG; of one model, in any CRS and of any years),
+    GeoParquet files or a folder of them, or a Source. Vectors are compared by cosine, so their
+    length is not kept. Rows of NaN are nodata and left out (counted in the result); other broken
+    vectors are an InputError. `out` must not exist; it appears whole or not at all. Memory stays
+    below 1 GB for any size of source.
     """
     import_pyarrow()
     options = options or IndexOptions()

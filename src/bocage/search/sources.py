@@ -1,4 +1,4 @@
-"""What can be indexed: a table of chips in GeoParquet, a grid of embeddings, or arrays in memory.
+"""What can be indexed: tables of chips in GeoParquet, grids of embeddings, or arrays in memory.
 
 A source tells its size, gives a sample to fit codecs on, and streams batches; nothing here holds
 more than a batch. Batches carry longitude and latitude whatever the source's CRS was.
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bocage.types import FloatArray, PathLike
 
 BATCH_ROWS = 16_384
+
+_TABLES = (".parquet", ".geoparquet", ".gpq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +75,11 @@ def open_source(
     date_column: str | None = None,
     quantization: str | None = None,
 ) -> Source:
-    """Open GeoParquet files, a folder of them, or a grid of embeddings (Zarr, COG) for indexing."""
+    """Open GeoParquet files, a folder of them, or grids of embeddings (Zarr, COG) for indexing."""
     if not isinstance(source, str | Path | list):
         return source
     for item in source if isinstance(source, list) else [source]:
-        if "://" in str(item) and str(item).endswith((".parquet", ".geoparquet", ".gpq")):
+        if "://" in str(item) and str(item).endswith(_TABLES):
             raise InputError(
                 got=f"the remote table {item}",
                 expected="local GeoParquet files",
@@ -91,13 +93,19 @@ def open_source(
             date_column=date_column,
             quantization=quantization,
         )
-    if isinstance(source, list):
+    grids = source if isinstance(source, list) else [source]
+    tables = [str(grid) for grid in grids if Path(grid).suffix in _TABLES]
+    if tables:
         raise InputError(
-            got="a list that does not name GeoParquet files",
-            expected="files ending in .parquet, .geoparquet or .gpq",
-            fix="index one grid at a time",
+            got=f"the table {tables[0]} among grids",
+            expected="tables alone, or grids of embeddings alone",
+            fix="index them apart",
         )
-    return GridSource(source)
+    if not grids:
+        raise InputError(got="no source", expected="embeddings", fix="name at least one")
+    from bocage.search.grids import GridSource
+
+    return GridSource(grids)
 
 
 class TableSource:
@@ -187,102 +195,6 @@ class TableSource:
         )
 
 
-class GridSource:
-    """A grid of embeddings: each cell with data is a row, its outline the geometry."""
-
-    def __init__(self, uri: PathLike) -> None:
-        from bocage.embeddings.open import open_raster
-
-        self._raster = open_raster(uri)
-        self._uri = str(uri)
-        years, _, rows, cols = self._raster.shape
-        self.n_rows = years * rows * cols
-        self.model = str(self._raster.attrs.get("model", ""))
-
-    def batches(self) -> Iterator[Batch]:
-        """Every row once, in order."""
-        for part in self._parts():
-            yield from self._read(*part)
-
-    def sample(self, n_rows: int, seed: int) -> Iterator[Batch]:
-        """Squares of the grid drawn at random."""
-        parts = list(self._parts())
-        found = 0
-        for i in np.random.default_rng(seed).permutation(len(parts)):
-            for batch in self._read(*parts[i]):
-                yield batch
-                found += int(np.isfinite(batch.x[:, 0]).sum())
-            if found >= n_rows:
-                return
-
-    def _parts(self) -> Iterator[tuple[int, slice, slice]]:
-        # Squares of at most 256 cells: 64 Ki vectors, 256 MB at 1,024 dimensions.
-        years, dims, n_rows, n_cols = self._raster.shape
-        side = min(256, *self._raster.chunk_yx) if dims <= 512 else 128
-        for year in range(years):
-            for row in range(0, n_rows, side):
-                for col in range(0, n_cols, side):
-                    yield (
-                        year,
-                        slice(row, min(row + side, n_rows)),
-                        slice(col, min(col + side, n_cols)),
-                    )
-
-    def _read(self, year: int, rows: slice, cols: slice) -> Iterator[Batch]:
-        import pyarrow as pa
-
-        values = self._raster[year, :, rows, cols]
-        x = values.reshape(values.shape[0], -1).T
-        valid = ~np.isnan(x[:, 0])
-        if not valid.any():
-            return
-        corners = self._corners(rows, cols)[valid]
-        bbox = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-        calendar = self._raster.years[year]
-        days = _year_days(calendar) if calendar else 0
-        cell_rows, cell_cols = np.mgrid[rows, cols].reshape(2, -1)[:, valid].astype(np.int32)
-        n = int(valid.sum())
-        for start in range(0, n, BATCH_ROWS):
-            part = slice(start, min(start + BATCH_ROWS, n))
-            yield Batch(
-                x=np.ascontiguousarray(x[valid][part]),
-                bbox=bbox[part],
-                geometry=code_column(cell_polygons(corners[part])).cast(pa.binary()),
-                date=np.full(part.stop - part.start, days, np.int32),
-                columns=pa.table({"grid_row": cell_rows[part], "grid_col": cell_cols[part]}),
-                where=f"{self._uri}, from row {rows.start}, column {cols.start}",
-            )
-
-    def _corners(self, rows: slice, cols: slice) -> NDArray[np.float64]:
-        """Corners [N, 4, 2] in lon, lat, counterclockwise from the lower left."""
-        from pyproj import Transformer
-
-        t = self._raster.grid.transform
-        row, col = np.mgrid[rows.start : rows.stop + 1, cols.start : cols.stop + 1]
-        x, y = t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
-        to_lonlat = Transformer.from_crs(self._raster.grid.crs, "OGC:CRS84", always_xy=True)
-        lon, lat = to_lonlat.transform(x, y)
-        at = np.stack([lon, lat], axis=-1)
-        square = np.stack([at[1:, :-1], at[1:, 1:], at[:-1, 1:], at[:-1, :-1]], axis=2)
-        return _cut_at_antimeridian(square.reshape(-1, 4, 2))
-
-
-def _cut_at_antimeridian(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cells across 180 degrees end there, on the side of their center: none goes round the world.
-
-    Such a cell keeps the larger part of its outline; GeoJSON and bounds could not say the whole.
-    """
-    lon = corners[..., 0]
-    across = np.ptp(lon, axis=1) > 180
-    if across.any():
-        turned = lon[across] % 360
-        is_east = turned.mean(axis=1, keepdims=True) <= 180
-        kept = np.where(is_east, np.minimum(turned, 180), np.maximum(turned, 180) - 360)
-        corners = corners.copy()
-        corners[across, :, 0] = kept
-    return corners
-
-
 class ArraySource:
     """Arrays in memory: vectors [N, D] at lon/lat [N, 2], each a small square around its point."""
 
@@ -341,15 +253,14 @@ class ArraySource:
 
 
 def _parquet_files(source: PathLike | list[PathLike]) -> list[Path]:
-    endings = {".parquet", ".geoparquet", ".gpq"}
     if isinstance(source, list):
         paths = [Path(p) for p in source]
-        return paths if paths and all(p.suffix in endings for p in paths) else []
+        return paths if paths and all(p.suffix in _TABLES for p in paths) else []
     path = Path(source)
-    if path.suffix in endings and path.is_file():
+    if path.suffix in _TABLES and path.is_file():
         return [path]
     if path.is_dir() and not (path / "zarr.json").exists():
-        return sorted(p for p in path.rglob("*") if p.suffix in endings and p.is_file())
+        return sorted(p for p in path.rglob("*") if p.suffix in _TABLES and p.is_file())
     return []
 
 
@@ -436,10 +347,11 @@ def _days(path: Path, column: Any) -> NDArray[np.int32]:
         ) from error
     if days is None:
         years = column.fill_null(0).to_numpy()
-        return np.array([_year_days(int(y)) if y else 0 for y in years], np.int32)
+        return np.array([year_days(int(y)) if y else 0 for y in years], np.int32)
     values: NDArray[np.int32] = days.cast(pa.int32()).fill_null(0).to_numpy().astype(np.int32)
     return values
 
 
-def _year_days(year: int) -> int:
+def year_days(year: int) -> int:
+    """The first of January of a year, in days since 1970-01-01."""
     return int(np.datetime64(f"{year:04d}-01-01", "D").astype(np.int64))
