@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.errors import ConfigError
+from bocage.zonal.zones import areas_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,20 +97,17 @@ class Coverage:
                 yield found
 
     def _cover(self, zones: NDArray[np.int64], tile: Tile) -> Covered:
-        import shapely
-
         rows, cols = tile
-        h, w = rows.stop - rows.start, cols.stop - cols.start
-        box = shapely.box(cols.start, rows.start, cols.stop, rows.stop)
-        full = shapely.contains_properly(self.shapes[zones], box)
-        partly = zones[~full]
-        shapes = shapely.transform(self.shapes[partly], lambda xy: xy * (1, -1))
-        found = iter(_shares(shapes, tile))
+        n_cells = (rows.stop - rows.start) * (cols.stop - cols.start)
+        shapes, full = self._cut(zones, tile)
+        partly = np.array([s is not None for s in shapes], bool)
+        found = iter(_shares(shapes[partly], tile))
         cells, shares = [], []
-        for whole in full:
-            if whole:
-                cell, share = np.arange(h * w, dtype=np.int32), np.ones(h * w)
-            else:
+        for is_full, is_partly in zip(full, partly, strict=True):
+            cell, share = np.empty(0, np.int32), np.empty(0)
+            if is_full:
+                cell, share = np.arange(n_cells, dtype=np.int32), np.ones(n_cells)
+            elif is_partly:
                 cell, share = next(found)
             cells.append(cell)
             shares.append(share)
@@ -121,9 +119,31 @@ class Coverage:
         )
         return covered.where(covered.share > 0)
 
+    def _cut(
+        self, zones: NDArray[np.int64], tile: Tile
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """What of each zone lies in the tile (None: nothing that is an area), and which fill it.
+
+        exactextract 0.3 would cut them too, but ends the process with a segmentation fault where a
+        hole outside touches the tile's border, as holes along cells do.
+        """
+        import shapely
+
+        rows, cols = tile
+        box = shapely.box(cols.start, rows.start, cols.stop, rows.stop)
+        shapes = self.shapes[zones]
+        full = np.asarray(shapely.covers(shapes, box))
+        left, top, right, bottom = self._bounds[zones].T
+        inside = (left >= cols.start) & (right <= cols.stop)
+        inside &= (top >= rows.start) & (bottom <= rows.stop)
+        cut = ~(full | inside)
+        shapes[cut] = [areas_of(part) for part in shapely.intersection(shapes[cut], box)]
+        shapes[full] = None
+        return shapes, full
+
 
 def _shares(shapes: NDArray[Any], tile: Tile) -> list[tuple[NDArray[np.int32], NDArray[Any]]]:
-    """Cells and shares of each shape, whose y rises."""
+    """Cells and shares of each shape."""
     import shapely
     from exactextract import exact_extract
     from exactextract.feature import Feature, FeatureSource
@@ -133,7 +153,9 @@ def _shares(shapes: NDArray[Any], tile: Tile) -> list[tuple[NDArray[np.int32], N
 
     if not len(shapes):
         return []
-    known = [bytes(wkb) for wkb in shapely.to_wkb(shapes)]
+    # To exactextract y rises.
+    upright = shapely.transform(shapes, lambda xy: xy * (1, -1))
+    known = [bytes(wkb) for wkb in shapely.to_wkb(upright)]
 
     class OneZone(Feature):  # type: ignore[misc]  # untyped package
         def __init__(self, wkb: bytes = b"") -> None:
@@ -188,8 +210,8 @@ def _shares(shapes: NDArray[Any], tile: Tile) -> list[tuple[NDArray[np.int32], N
             return None
 
     rows, cols = tile
-    # One byte that is repeated: only the lattice of the tile is asked for.
-    lattice = np.broadcast_to(np.uint8(0), (rows.stop - rows.start, cols.stop - cols.start))
+    # Only the lattice of the tile is asked for, but the C++ side reads the values too.
+    lattice = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
     raster = NumPyRasterSource(lattice, cols.start, -rows.stop, cols.stop, -rows.start)
     # Objects that the C++ side looks at have to outlive it, so each has a name here.
     operations = [Operation(name, name, raster) for name in ("cell_id", "coverage")]

@@ -89,6 +89,10 @@ class Zones:
             return np.stack([col, into.e * xy[:, 1] + into.f], axis=1)
 
         shapes = np.asarray(shapely.transform(shapes, to_cells), dtype=object)
+        # Rounding may let sides cross that only touched.
+        broken = ~(shapely.is_missing(shapes) | shapely.is_valid(shapes))
+        broken[broken] = np.isfinite(shapely.bounds(shapes[broken])).all(axis=1)
+        shapes[broken] = [areas_of(g) for g in shapely.make_valid(shapes[broken])]
         keep = np.zeros(len(shapes), bool)
         there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
         bounds = shapely.bounds(shapes[there])
@@ -255,20 +259,20 @@ def _polygons(name: str, shapes: NDArray[Any], ids: list[str]) -> tuple[NDArray[
         )
     broken = there & ~shapely.is_valid(shapes)
     shapes = shapes.copy()
-    shapes[broken] = [_areas_of(g) for g in shapely.make_valid(shapes[broken])]
+    shapes[broken] = [areas_of(g) for g in shapely.make_valid(shapes[broken])]
     flat = there & ~(shapely.area(shapes) > 0)
     shapes[~there | flat] = None
     return shapes, _at(ids, broken & ~flat)
 
 
-def _areas_of(geometry: Any) -> Any:
-    """What a repaired shape has of polygons; lines that remain have no area."""
+def areas_of(geometry: Any) -> Any:
+    """The polygons of a shape that may have lines and points beside them; None without any."""
     import shapely
 
-    if geometry.geom_type in {"Polygon", "MultiPolygon"}:
-        return geometry
-    parts = shapely.get_parts(geometry)
-    return shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+    if geometry.geom_type not in {"Polygon", "MultiPolygon"}:
+        parts = shapely.get_parts(geometry)
+        geometry = shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+    return None if geometry.is_empty else geometry
 
 
 def _without_old_bounds(frame: Any) -> Any:
