@@ -109,9 +109,7 @@ def test_rasters_of_several_years_are_one(tmp_path, numbers):
     layers = open_layers(paths)
     assert layers.years == (2020, 2023)
     np.testing.assert_array_equal(layers.read(1, *WHOLE), numbers + 2023)
-    np.testing.assert_array_equal(
-        open_layers(paths, years=[2023]).read(0, *WHOLE), numbers + 2023
-    )
+    np.testing.assert_array_equal(open_layers(paths, years=[2023]).read(0, *WHOLE), numbers + 2023)
     with pytest.raises(InputError, match="of the years 2020, 2020"):
         open_layers([paths[0], paths[0]])
     other = write_raster(tmp_path / "x_2024.tif", numbers[:, :5])

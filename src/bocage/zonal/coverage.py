@@ -119,9 +119,7 @@ class Coverage:
         )
         return covered.where(covered.share > 0)
 
-    def _cut(
-        self, zones: NDArray[np.int64], tile: Tile
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _cut(self, zones: NDArray[np.int64], tile: Tile) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """What of each zone lies in the tile (None: nothing that is an area), and which fill it.
 
         exactextract 0.3 would cut them too, but ends the process with a segmentation fault where a

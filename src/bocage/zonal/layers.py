@@ -51,9 +51,6 @@ class Layers:
     name: str
     """As given by the user."""
 
-    chunk_cells: int = 256
-    """Side of what is stored together."""
-
     classes: Mapping[int, str] = field(default_factory=dict)
     """Names of class values, as far as the file says."""
 
@@ -171,7 +168,6 @@ def _of_embeddings(lazy: LazyRaster, path: str) -> Layers:
         features=_numbered(lazy.shape[1]),
         years=lazy.years,
         name=path,
-        chunk_cells=max(lazy.chunk_yx),
         attrs=dict(lazy.attrs),
     )
 
@@ -195,7 +191,6 @@ def _of_bands(path: str, kind: Kind | None, classes: Any) -> Layers:
             names = tuple(d or f"band{i}" for i, d in enumerate(file.descriptions, start=1))
             scaled = set(file.scales) != {1.0} or set(file.offsets) != {0.0}
             has_palette = file.colorinterp[0] == rasterio.enums.ColorInterp.palette
-            chunk = max(file.block_shapes[0]) if file.is_tiled else 256
     except rasterio.errors.RasterioIOError as error:
         raise _unreadable(path, error) from error
     whole = dtype.kind in "iu" and not scaled
@@ -223,7 +218,6 @@ def _of_bands(path: str, kind: Kind | None, classes: Any) -> Layers:
         features=_distinct(names),
         years=(_year(path, tags),),
         name=path,
-        chunk_cells=chunk,
         classes=legend if found == "classes" else {},
     )
 

@@ -1,11 +1,13 @@
 """Mean, spread and extremes of the cells under each zone, added up tile by tile.
 
-Within a tile values are taken from the tile's own mean, and tiles join by the rule of Chan, Golub
-and LeVeque (1983): a map of elevations around 2,000 m with a spread of a millimeter keeps it.
+Within a tile values are taken from the zone's first cell there, and tiles join by the rule of Chan,
+Golub and LeVeque (1983): elevations around 2,000 m with a spread of a millimeter keep it, and one
+cell has none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 class Moments:
     """Of Z zones and C features; a cell weighs by the share of it that the zone covers."""
 
-    def __init__(self, n_zones: int, n_features: int, *, extremes: bool) -> None:
+    def __init__(self, n_zones: int, n_features: int, names: Collection[str]) -> None:
+        """Sums for these statistics; mean and sum need no more than the weights and the mean."""
         shape = (n_zones, n_features)
         self.weight = np.zeros(n_zones)
         """Sum of the shares: how many cells."""
         self.mean = np.zeros(shape)
-        self._squares = np.zeros(shape)
+        self._squares = np.zeros(shape) if "std" in names else None
+        extremes = not {"min", "max"}.isdisjoint(names)
         self.low = np.full(shape, np.inf, np.float32) if extremes else None
         self.high = np.full(shape, -np.inf, np.float32) if extremes else None
 
@@ -33,26 +37,26 @@ class Moments:
         """Add the cells [C, n] of a tile; every pair of `covered` must hold data."""
         if not len(covered.zone):
             return
-        matrix = covered.matrix(x.shape[1])
-        zones, before = covered.zone, self.weight[covered.zone]
-        added = matrix.sum(axis=1)
+        zones, start, share = covered.zone, covered.start[:-1], covered.share
+        counts = np.diff(covered.start)
+        before, added = self.weight[zones], np.add.reduceat(share, start)
         after = before + added
-        used = np.zeros(x.shape[1], bool)
-        used[covered.cell] = True
         for band in range(len(x)):
-            values = np.where(used, x[band], 0).astype(np.float64)
-            center = values.sum() / used.sum()
-            values = np.where(used, values - center, 0)
-            first = matrix @ values / added
-            squares = matrix @ (values * values) - added * first * first
-            apart = center + first - self.mean[zones, band]
-            self.mean[zones, band] += apart * (added / after)
-            joined = np.maximum(squares, 0) + apart * apart * before * added / after
-            self._squares[zones, band] += joined
+            values = x[band][covered.cell]
+            first = values[start].astype(np.float64)
+            apart = values - np.repeat(first, counts)
+            weighted = share * apart
+            shift = np.add.reduceat(weighted, start) / added
+            # From the mean of the tile to the mean so far.
+            jump = first + shift - self.mean[zones, band]
+            self.mean[zones, band] += jump * (added / after)
+            if self._squares is not None:
+                squares = np.add.reduceat(weighted * apart, start) - added * shift * shift
+                joined = np.maximum(squares, 0) + jump * jump * before * added / after
+                self._squares[zones, band] += joined
             if self.low is not None and self.high is not None:
-                gathered, start = x[band][covered.cell], covered.start[:-1]
-                lowest = np.minimum.reduceat(gathered, start)
-                highest = np.maximum.reduceat(gathered, start)
+                lowest = np.minimum.reduceat(values, start)
+                highest = np.maximum.reduceat(values, start)
                 self.low[zones, band] = np.minimum(self.low[zones, band], lowest)
                 self.high[zones, band] = np.maximum(self.high[zones, band], highest)
         self.weight[zones] = after
@@ -63,6 +67,7 @@ class Moments:
         if name == "mean":
             found = self.mean
         elif name == "std":
+            assert self._squares is not None
             found = np.sqrt(self._squares / np.where(empty, 1, self.weight[:, None]))
         elif name == "sum":
             found = self.mean * self.weight[:, None]

@@ -124,8 +124,7 @@ class _Year:
         n_features, names = len(layers.features), config.names(layers.kind)
         self.names = tuple(name for name in names if name in MOMENTS)
         self.counts_only = layers.kind in {"classes", "presence"}
-        extremes = bool({"min", "max"} & set(names))
-        self.moments = Moments(n_zones, 0 if self.counts_only else n_features, extremes=extremes)
+        self.moments = Moments(n_zones, 0 if self.counts_only else n_features, names)
         self.hectares = np.zeros(n_zones)
         self.classes = None
         if layers.kind == "classes":

@@ -1,0 +1,127 @@
+"""Tables on disk: read back by others, and whole or absent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import duckdb
+import geopandas
+import numpy as np
+import pandas
+import pyarrow.parquet
+import pytest
+
+from bocage import zonal_statistics
+from bocage.errors import ConfigError, StoreError
+from bocage.zonal.files import write_table
+from tests.zonal.conftest import frame, square, write_raster
+
+
+@pytest.fixture
+def case(tmp_path):
+    x = np.arange(400, dtype=np.float32).reshape(1, 20, 20)
+    zones = frame([square(0, 0, 5, 5), None, square(5, 5, 5, 5.5)], name=["a", "b", "ü"])
+    return write_raster(tmp_path / "v.tif", x), zones
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.gpkg", "t.geojson", "t.csv"])
+def test_every_format_holds_the_table(case, tmp_path, name):
+    raster, zones = case
+    out = tmp_path / name
+    result = zonal_statistics(raster, zones, id_column="name", out=out)
+    if name == "t.csv":
+        found = pandas.read_csv(out)
+        assert out.read_bytes().startswith(b"\xef\xbb\xbf")  # spreadsheets
+    else:
+        read = geopandas.read_parquet if name == "t.parquet" else geopandas.read_file
+        found = read(out)
+        assert found.crs == (4326 if name == "t.geojson" else zones.crs)
+        shapes = found.geometry.to_crs(zones.crs)
+        assert shapes[1] is None or shapes[1].is_empty
+        assert shapes[2].symmetric_difference(zones.geometry[2]).area < 1
+    assert found["name"].tolist() == ["a", "b", "ü"]
+    np.testing.assert_allclose(found["mean"], result.table["mean"], rtol=1e-12)
+    assert str(result).splitlines()[-1].startswith("open ")
+
+
+def test_parquet_says_its_version_bounds_and_origin(case, tmp_path):
+    raster, zones = case
+    zonal_statistics(raster, zones, id_column="name", out=tmp_path / "t.parquet")
+    metadata = pyarrow.parquet.read_metadata(tmp_path / "t.parquet").metadata
+    geo = json.loads(metadata[b"geo"])
+    assert geo["version"] == "1.1.0"
+    assert geo["columns"]["geometry"]["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
+    origin = json.loads(json.loads(metadata[b"PANDAS_ATTRS"])["bocage"])
+    assert origin["source"] == str(raster) and origin["kind"] == "values"
+    rows = duckdb.sql(f"select name, bbox.xmin from '{tmp_path / 't.parquet'}' order by name")
+    assert rows.fetchall()[0] == ("a", 700_000)
+
+
+def test_a_table_of_zones_can_be_zones_again(case, tmp_path):
+    raster, zones = case
+    zonal_statistics(raster, zones, id_column="name", out=tmp_path / "t.parquet")
+    with pytest.warns(UserWarning, match="give way to statistics of the same name"):
+        again = zonal_statistics(raster, tmp_path / "t.parquet", id_column="name")
+    assert again.table.columns.is_unique and "bbox" not in again.table
+
+
+@pytest.mark.parametrize("name", ["t.shp", "t.xlsx", "t"])
+def test_endings_that_cannot_be_written_are_refused_before_the_work(case, tmp_path, name):
+    with pytest.raises(ConfigError, match="ends in .parquet, .gpkg"):
+        zonal_statistics(tmp_path / "missing.tif", case[1], out=tmp_path / name)
+
+
+def test_inputs_are_not_written_over(case, tmp_path):
+    raster, zones = case
+    path = tmp_path / "zones.gpkg"
+    zones.to_file(path)
+    with pytest.raises(ConfigError, match="which is also read"):
+        zonal_statistics(raster, path, out=tmp_path / "x" / ".." / "zones.gpkg")
+    assert len(geopandas.read_file(path)) == 3
+
+
+def test_a_failed_write_leaves_what_was_there(case, tmp_path, monkeypatch):
+    raster, zones = case
+    out = tmp_path / "t.parquet"
+    table = zonal_statistics(raster, zones, id_column="name", out=out).table
+    before = out.read_bytes()
+
+    def fail(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="no space left on the disk"):
+        write_table(table, out)
+    assert out.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.parquet", "v.tif"]
+
+
+def test_a_killed_run_leaves_no_table(tmp_path):
+    """Killed while it sums; the table of a run before is whole."""
+    x = np.zeros((1, 3000, 3000), np.float32)
+    raster = write_raster(tmp_path / "v.tif", x, compress="deflate", tiled=True)
+    frame([square(0, 0, 3000, 3000)]).to_file(tmp_path / "z.gpkg")
+    words = ["zonal", raster, "--zones", tmp_path / "z.gpkg", "--out", tmp_path / "t.csv"]
+    program = (
+        "import bocage.zonal.quantiles as q, time, sys\n"
+        "add = q.Quantiles.add\n"
+        "def slow(*a):\n"
+        "    print('summing', flush=True); time.sleep(9)\n"
+        "q.Quantiles.add = slow\n"
+        "from bocage.cli import main\n"
+        "sys.argv[0] = 'bocage'\n"
+        "main()\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words)], stdout=subprocess.PIPE, text=True
+    )
+    for line in run.stdout:
+        if line.startswith("summing"):
+            break
+    time.sleep(0.1)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v.tif", "z.gpkg"]
