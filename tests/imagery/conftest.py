@@ -8,7 +8,23 @@ import pytest
 import rasterio
 from affine import Affine
 
+from bocage.imagery import window
+
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def every_window_names_its_gaps(monkeypatch):
+    """Whatever a test of this room reads, no missing value lies outside of the window's gaps."""
+    make = window.Window
+
+    def checked(**fields):
+        made = make(**fields)
+        missing = [np.isnan(x).any(axis=(0, 1)) for x in made.values.values()]
+        assert not (np.any(missing, axis=0) & ~made.gaps).any()
+        return made
+
+    monkeypatch.setattr(window, "Window", checked)
 
 
 @pytest.fixture(scope="session")

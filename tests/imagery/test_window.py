@@ -32,6 +32,49 @@ def test_a_window_is_the_padded_scene_cut_out(stack, row, height, col, width):
     np.testing.assert_array_equal(window.values["sentinel2_l2a"], expected)
     assert window.values["sentinel2_l2a"].dtype == np.float32
     assert window.dates.tolist() == [np.datetime64("2023-01-01").item()]
+    np.testing.assert_array_equal(window.gaps, np.isnan(expected).any(axis=(0, 1)))
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+)
+@given(st.data())
+def test_gaps_are_exactly_the_missing_pixels_of_a_scene(write_raster, data):
+    """Of bands of two resolutions, with nodata, under clouds, in decibels."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    fine, coarse = plausible((4, 40, 52)), plausible((6, 20, 26))
+    for x in (fine, coarse):
+        if data.draw(st.booleans()):
+            x[:, rng.random(x.shape[1:]) < 0.05] = 0
+    names = SENTINEL2_L2A.band_names
+    folder = f"2023-01-0{data.draw(st.integers(1, 9))}"
+    write_raster(f"{folder}/fine.tif", fine, descriptions=("B02", "B03", "B04", "B08"))
+    rest = tuple(n for n in names if n not in ("B01", "B09", "B02", "B03", "B04", "B08"))
+    path = write_raster(f"{folder}/coarse.tif", coarse, res=20.0, descriptions=rest)
+    if data.draw(st.booleans()):
+        classes = rng.choice([4, 5, 9], p=[0.5, 0.45, 0.05], size=(1, 20, 26)).astype("u1")
+        write_raster(f"{folder}/scl.tif", classes, res=20.0, descriptions=("SCL",))
+    if data.draw(st.booleans()):
+        for name in ("B01", "B09"):
+            far = data.draw(st.sampled_from([0, 60]))
+            sixty = plausible((1, 7, 9))
+            write_raster(f"{folder}/{name}.tif", sixty, res=60.0, west=500_000.0 + far)
+    stack = open_stack(path.parent, date="2023-01-05")
+    window = read_window(stack, slice(-3, 39), slice(4, 60))
+    x = window.values["sentinel2_l2a"]
+    np.testing.assert_array_equal(window.gaps, np.isnan(x).any(axis=(0, 1)))
+
+
+def test_radar_without_an_echo_is_a_gap(write_raster):
+    power = np.random.default_rng(0).uniform(0.001, 0.3, (2, 30, 30)).astype("f4")
+    power[0, 3:6, 7] = 0
+    path = write_raster("2023-01-01.tif", power, descriptions=("VV", "VH"))
+    stack = open_stack(path, scale="db")
+    window = read_window(stack, slice(0, 30), slice(0, 30))
+    assert window.gaps.sum() == 3
+    np.testing.assert_array_equal(
+        window.gaps, np.isnan(window.values["sentinel1"]).any(axis=(0, 1))
+    )
 
 
 @pytest.mark.parametrize("rows", [slice(5, 5), slice(9, 3), slice(0, 8, 2)])

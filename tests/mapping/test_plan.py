@@ -4,8 +4,10 @@ import time
 
 import numpy as np
 import pytest
+from affine import Affine
 
 from bocage import embed, open_embeddings, open_stack
+from bocage.embeddings import EmbeddingGrid
 from bocage.errors import InputError
 from bocage.mapping import EmbedConfig, make_plan, time_window
 from bocage.mapping.worker import batches, encode_batch, read_strip, strip_places
@@ -105,11 +107,44 @@ def test_the_model_chooses_the_batch_unless_the_user_did(two_years):
 
 def test_a_seam_free_block_holds_about_as_many_tokens_whatever_the_dates():
     config = EmbedConfig(patch_size=4, seam_free=True)
-    sides = [config.resolve_block_px(n) // 4 for n in (1, 4, 12, 24)]
+    sides = [config.most_domain_px(n) // 4 for n in (1, 4, 12, 24)]
     assert sides == [256, 128, 96, 96]
-    assert EmbedConfig(patch_size=1, seam_free=True).resolve_block_px(1) == 256
-    assert EmbedConfig(patch_size=4, seam_free=True, block_px=512).resolve_block_px(12) == 512
-    assert EmbedConfig(patch_size=4).resolve_block_px(12) == 1024
+    assert EmbedConfig(patch_size=1, seam_free=True).most_domain_px(1) == 256
+    assert EmbedConfig(patch_size=4, seam_free=True, block_px=512).most_domain_px(12) == 512
+
+
+@pytest.mark.parametrize(
+    ("shape_yx", "side_px"),
+    [
+        ((960, 960), 960),
+        ((1933, 1947), 1056),  # 2 x 2 blocks instead of 3 x 3, five of them slivers
+        ((960, 1900), 960),  # one row of two either way
+        ((2200, 2200), 960),  # 3 x 3 either way
+        ((10980, 10980), 1056),
+    ],
+)
+def test_a_block_is_a_core_larger_where_that_takes_fewer_blocks(shape_yx, side_px):
+    config = EmbedConfig(patch_size=8)
+    assert config.resolve_block_px(96, shape_yx) == side_px
+    assert EmbedConfig(patch_size=8, block_px=960).resolve_block_px(96, shape_yx) == 960
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("window_px", [None, 23])
+def test_blocks_of_windows_are_shards_that_a_store_takes(patch_size, window_px):
+    config = EmbedConfig(patch_size=patch_size, window_px=window_px and patch_size * window_px)
+    window = config.resolve_window_px(1)
+    core = window - 2 * config.resolve_halo_px(window)
+    for length in range(200, 9000, 311):
+        side = config.resolve_block_px(core, (length, length // 2))
+        assert side % core == 0
+        EmbeddingGrid(
+            crs="EPSG:32618",
+            transform=Affine(10, 0, 500_000, 0, -10, 4_000_000),
+            shape_yx=(length, length),
+            dims=8,
+            shard_cells=side // patch_size,
+        )
 
 
 @pytest.mark.parametrize(

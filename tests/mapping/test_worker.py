@@ -26,7 +26,8 @@ def strip_of(arrays, corners):
         rows=slice(3, 43),
         cols=slice(5, 45),
     )
-    return Strip(place=place, values=arrays, timestamps=np.zeros((2, 3), np.int64))
+    gaps = np.any([np.isnan(x).any(axis=(0, 1)) for x in arrays.values()], axis=0)
+    return Strip(place=place, values=arrays, timestamps=np.zeros((2, 3), np.int64), gaps=gaps)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 
 from bocage.errors import ConfigError
 from bocage.imagery.checks import sample
-from bocage.imagery.reader import Reader, reader_of
+from bocage.imagery.reader import Reader, mark_gaps, reader_of
 from bocage.imagery.stack import make_stack, stack_grid, stack_sensors
 
 if TYPE_CHECKING:
@@ -98,32 +98,40 @@ class CompositeReader:
         return tuple(any(self.parent.present[t] for t in group) for group in self.groups)
 
     def read(
-        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+        self,
+        times: Sequence[int],
+        rows: slice,
+        cols: slice,
+        out: FloatArray | None = None,
+        gaps: NDArray[np.bool_] | None = None,
     ) -> FloatArray:
-        """Values [len(times), C, rows, cols], in ``out`` if given."""
+        """Values [len(times), C, rows, cols], in ``out`` if given; see `Reader` for ``gaps``."""
         if out is None:
             shape = (len(times), self.shape[1], rows.stop - rows.start, cols.stop - cols.start)
             out = np.empty(shape, dtype=np.float32)
         for image, time in zip(out, times, strict=True):
             group = [t for t in self.groups[time] if self.parent.present[t]]
             if len(group) == 1:
-                self.parent.read(group, rows, cols, image[None])
-            elif group and self.method == "median":
+                self.parent.read(group, rows, cols, image[None], gaps)
+                continue
+            if group and self.method == "median":
                 image[...] = nan_median(self.parent.read(group, rows, cols))
             else:
                 image.fill(np.nan)
                 order = self._clearest_first(time) if group else ()
                 self._fill_in_order(order, rows, cols, image)
+            if gaps is not None:
+                mark_gaps(image[None], gaps)
         return out
 
     def _fill_in_order(
         self, group: Sequence[int], rows: slice, cols: slice, out: FloatArray
     ) -> None:
         for t in group:
-            gaps = np.isnan(out)
-            if not gaps.any():
+            missing = np.isnan(out)
+            if not missing.any():
                 return
-            np.copyto(out, self.parent.read([t], rows, cols)[0], where=gaps)
+            np.copyto(out, self.parent.read([t], rows, cols)[0], where=missing)
 
     def _clearest_first(self, time: int) -> tuple[int, ...]:
         known: dict[int, tuple[int, ...]] = self.__dict__.setdefault("_order", {})

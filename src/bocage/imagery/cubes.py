@@ -22,6 +22,7 @@ from bocage.imagery.reference import choose_grid
 if TYPE_CHECKING:
     import xarray as xr
     from affine import Affine
+    from numpy.typing import NDArray
 
     from bocage.geo import Grid
     from bocage.types import FloatArray, ShapeYX
@@ -91,12 +92,14 @@ class CubeStep:
 class CubeReader(MosaicReader[CubeStep]):
     """One sensor of cubes."""
 
-    def read_scene(self, scene: CubeStep, rows: slice, cols: slice, out: FloatArray) -> bool:
-        """Fill ``out`` [C, h, w] from one step of a cube; False if it lies elsewhere."""
+    def read_scene(
+        self, scene: CubeStep, rows: slice, cols: slice, out: FloatArray
+    ) -> NDArray[np.bool_] | None:
+        """Fill ``out`` [C, h, w] from one step of a cube; see `MosaicReader`."""
         cube = scene.cube
         where = place(cube.transform, cube.shape_yx, self.grid, rows, cols)
         if where is None:
-            return False
+            return None
         wanted = list(cube.bands.values())
         if cube.mask is not None and self.cloud_mask:
             wanted.append(cube.mask)
@@ -106,8 +109,7 @@ class CubeReader(MosaicReader[CubeStep]):
         if wanted and wanted[-1].is_cloud_mask:
             mask = (wanted.pop().band, where, arrays.pop())
         pieces = [(band, where, array) for band, array in zip(wanted, arrays, strict=True)]
-        fill_window(self.sensor, pieces, out, mask)
-        return True
+        return fill_window(self.sensor, pieces, out, mask)
 
 
 def _load(parts: Sequence[xr.DataArray], name: str) -> list[Any]:

@@ -14,6 +14,8 @@ from bocage.sensors import SENSORS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from bocage.geo import Grid
     from bocage.types import FloatArray
 
@@ -62,33 +64,51 @@ class MosaicReader(Generic[SceneT]):
         return tuple(bool(scenes) for scenes in self.scenes)
 
     def read(
-        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+        self,
+        times: Sequence[int],
+        rows: slice,
+        cols: slice,
+        out: FloatArray | None = None,
+        gaps: NDArray[np.bool_] | None = None,
     ) -> FloatArray:
-        """Values [len(times), C, rows, cols] in product units, in ``out`` if given."""
+        """Values [len(times), C, rows, cols] in product units; see `Reader`."""
         if out is None:
             shape = (len(times), self.shape[1], rows.stop - rows.start, cols.stop - cols.start)
             out = np.empty(shape, dtype=np.float32)
         for image, time in zip(out, times, strict=True):
-            self._read_time(time, rows, cols, image)
+            here = self._read_time(time, rows, cols, image)
+            if gaps is not None:
+                gaps |= here
         return out
 
-    def _read_time(self, time: int, rows: slice, cols: slice, out: FloatArray) -> None:
-        filled = False
+    def _read_time(
+        self, time: int, rows: slice, cols: slice, out: FloatArray
+    ) -> NDArray[np.bool_] | bool:
+        """Fill ``out`` [C, h, w]; where a band is missing [h, w], or True for all of it."""
+        gaps: NDArray[np.bool_] | None = None
         for scene in self.scenes[time]:
-            if not filled:
-                filled = self.read_scene(scene, rows, cols, out)
-                continue
-            gaps = np.isnan(out)
-            if not gaps.any():
-                return
-            below = np.empty_like(out)
-            if self.read_scene(scene, rows, cols, below):
-                np.copyto(out, below, where=gaps)
-        if not filled:
+            if gaps is None:
+                gaps = self.read_scene(scene, rows, cols, out)
+            elif not gaps.any():
+                break
+            else:
+                below = np.empty_like(out)
+                theirs = self.read_scene(scene, rows, cols, below)
+                if theirs is not None:
+                    np.copyto(out, below, where=np.isnan(out))
+                    gaps &= theirs
+        if gaps is None:
             out.fill(np.nan)
+            return True
+        return gaps
 
-    def read_scene(self, scene: Any, rows: slice, cols: slice, out: FloatArray) -> bool:
-        """Fill ``out`` [C, h, w] from one scene; False, nothing written, if it lies elsewhere."""
+    def read_scene(
+        self, scene: Any, rows: slice, cols: slice, out: FloatArray
+    ) -> NDArray[np.bool_] | None:
+        """Fill ``out`` [C, h, w] from one scene, and say where a band is missing [h, w].
+
+        None, nothing written, if the scene lies elsewhere.
+        """
         raise NotImplementedError
 
 

@@ -108,13 +108,13 @@ class Place:
         wide = _repeat_columns(source, self.source_cols, self.col_repeats)
         _repeat_rows(wide, self.source_rows, self.row_repeats, out)
 
-    def blank_around(self, out: FloatArray) -> None:
-        """Write NaN into the part of a window [h, w] that the source does not cover."""
+    def blank_around(self, out: NDArray[Any], value: float = np.nan) -> None:
+        """Write a value into the part of a window [h, w] that the source does not cover."""
         rows, cols = self.target
-        out[: rows.start] = np.nan
-        out[rows.stop :] = np.nan
-        out[rows, : cols.start] = np.nan
-        out[rows, cols.stop :] = np.nan
+        out[: rows.start] = value
+        out[rows.stop :] = value
+        out[rows, : cols.start] = value
+        out[rows, cols.stop :] = value
 
     def is_one_to_one(self, source: NDArray[Any]) -> bool:
         """Whether the source has the pixels of the grid."""
@@ -227,15 +227,17 @@ def fill_window(
     pieces: Sequence[tuple[Stored, Place, NDArray[Any]]],
     out: FloatArray,
     mask: tuple[str, Place, NDArray[Any]] | None = None,
-) -> None:
+) -> NDArray[np.bool_]:
     """Write bands [rows, cols] at native pixels into a window ``out`` [C, h, w] in product units.
 
     ``mask`` is a quality layer: its name, place and codes. Bands without a piece become NaN.
+    Returns where a band is NaN [h, w].
     """
     order = {name: i for i, name in enumerate(SENSORS[sensor].band_names)}
     absent = order.keys() - {band.band for band, _, _ in pieces}
     for name in absent:
         out[order[name]] = np.nan
+    gaps = np.full(out.shape[1:], bool(absent))
     groups: dict[Any, list[tuple[Stored, Place, NDArray[Any]]]] = {}
     for piece in pieces:
         where = piece[1]
@@ -245,33 +247,40 @@ def fill_window(
         for band, where, array in members:
             into = out[order[band.band]]
             where.blank_around(into)
+            where.blank_around(gaps, value=True)
             if (band.scale, band.offset) == (1.0, 0.0):
                 where.put(array, into)
             elif where.is_one_to_one(array):
                 to_units(array, sensor, band.scale, band.offset, out=into[where.target])
             else:
                 where.put(to_units(array, sensor, band.scale, band.offset), into)
+            if isinstance(band.scale, str):  # A logarithm finds more that is no data.
+                gaps |= np.isnan(into)
         bad = _nodata(sensor, members)
         if bad is not None:
             # Bands that share the pixels read may still lie a fraction of a pixel apart.
             for where in {id(where): where for _, where, _ in members}.values():
                 mine = [out[order[band.band]] for band, place, _ in members if place is where]
-                _blank(bad, where, mine)
+                _blank(bad, where, mine, gaps)
     if mask is not None:
         layer, where, codes = mask
         clear = usable(layer, codes)
         if not clear.all():
-            _blank(~clear, where, out)
+            _blank(~clear, where, out, gaps)
+    return gaps
 
 
-def _blank(bad: NDArray[np.bool_], where: Place, bands: Iterable[FloatArray]) -> None:
-    """Write NaN into windows [h, w] where a source pixel is bad."""
+def _blank(
+    bad: NDArray[np.bool_], where: Place, bands: Iterable[FloatArray], gaps: NDArray[np.bool_]
+) -> None:
+    """Write NaN into windows [h, w] where a source pixel is bad, and note it."""
     holes = np.empty((len(where.source_rows), len(where.source_cols)), bool)
     where.repeat(bad, holes)
     rows = np.flatnonzero(holes.any(axis=1))
     if not rows.size:
         return  # a grid coarser than the source passes pixels over
     some = slice(int(rows[0]), int(rows[-1]) + 1)
+    gaps[where.target][some] |= holes[some]
     # The maximum with -inf is the value itself, with NaN it is NaN: a masked copy takes as long
     # for one hole and ten times as long for many small ones.
     floor = np.where(holes[some], np.float32(np.nan), np.float32(-np.inf))

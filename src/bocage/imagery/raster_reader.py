@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 class RasterReader(MosaicReader[Scene]):
     """One sensor of raster scenes."""
 
-    def read_scene(self, scene: Scene, rows: slice, cols: slice, out: FloatArray) -> bool:
-        """Fill ``out`` [C, h, w] from one scene; False, nothing written, if it lies elsewhere."""
+    def read_scene(
+        self, scene: Scene, rows: slice, cols: slice, out: FloatArray
+    ) -> NDArray[np.bool_] | None:
+        """Fill ``out`` [C, h, w] from one scene; see `MosaicReader`."""
         by_file: dict[str, list[BandFile]] = {}
         for band in scene.bands.values():
             by_file.setdefault(band.header.path, []).append(band)
@@ -44,7 +46,7 @@ class RasterReader(MosaicReader[Scene]):
         places: dict[_PixelGrid, Place | None] = {}
         jobs = [job for bands in files if (job := self._job(bands, rows, cols, places))]
         if not jobs:
-            return False
+            return None
         if scene.mask is not None and self.cloud_mask:
             mask_job = self._job([scene.mask], rows, cols, places)
             jobs += [mask_job] if mask_job else []
@@ -54,8 +56,7 @@ class RasterReader(MosaicReader[Scene]):
                 mask = (job.bands[0].band, job.place, arrays[0])
             else:
                 pieces += [(b, job.place, a) for b, a in zip(job.bands, arrays, strict=True)]
-        fill_window(self.sensor, pieces, out, mask)
-        return True
+        return fill_window(self.sensor, pieces, out, mask)
 
     def _job(
         self,

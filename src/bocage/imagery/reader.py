@@ -19,6 +19,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import NDArray
 
     from bocage.types import FloatArray
 
@@ -35,12 +36,32 @@ class Reader(Protocol):
         """Per time, whether the sensor has anything there; elsewhere all is NaN unread."""
 
     def read(
-        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+        self,
+        times: Sequence[int],
+        rows: slice,
+        cols: slice,
+        out: FloatArray | None = None,
+        gaps: NDArray[np.bool_] | None = None,
     ) -> FloatArray:
         """Values [len(times), C, rows, cols] inside the scene; SourceError on failure.
 
-        They are written into ``out`` if it is given: part of a larger array, for example.
+        They are written into ``out`` if it is given: part of a larger array, for example. ``gaps``
+        [rows, cols], if given, becomes True wherever one of them is NaN, and seldom elsewhere: who
+        reads the numbers knows that without looking at all of them again.
         """
+
+
+GAP_ROWS = 16
+"""Rows of pixels that are added up over bands and dates together: their sums stay in the cache."""
+
+
+def mark_gaps(x: FloatArray, gaps: NDArray[np.bool_]) -> None:
+    """Write True into ``gaps`` [H, W] where values [T, C, H, W] are NaN or infinite."""
+    # A sum is finite unless something in it is missing.
+    with np.errstate(invalid="ignore", over="ignore"):
+        for top in range(0, x.shape[2], GAP_ROWS):
+            rows = slice(top, top + GAP_ROWS)
+            gaps[rows] |= ~np.isfinite(x[:, :, rows].sum(axis=(0, 1)))
 
 
 _LAZY: WeakValueDictionary[str, LazyArray] = WeakValueDictionary()
@@ -125,14 +146,22 @@ class ArrayReader:
         self.present: tuple[bool, ...] = (True,) * times
 
     def read(
-        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+        self,
+        times: Sequence[int],
+        rows: slice,
+        cols: slice,
+        out: FloatArray | None = None,
+        gaps: NDArray[np.bool_] | None = None,
     ) -> FloatArray:
-        """Values [len(times), C, rows, cols], in ``out`` if given."""
+        """Values [len(times), C, rows, cols], in ``out`` if given; see `Reader` for ``gaps``."""
         time, _, y, x = self.variable.dims
         part = self.variable.isel({time: list(times), y: rows, x: cols}).values
         if out is None:
-            return np.asarray(part, dtype=np.float32)
-        out[...] = part
+            out = np.asarray(part, dtype=np.float32)
+        else:
+            out[...] = part
+        if gaps is not None:
+            mark_gaps(out, gaps)
         return out
 
 
@@ -161,7 +190,12 @@ class SubsetReader:
         return tuple(self.parent.present[t] for t in self.times)
 
     def read(
-        self, times: Sequence[int], rows: slice, cols: slice, out: FloatArray | None = None
+        self,
+        times: Sequence[int],
+        rows: slice,
+        cols: slice,
+        out: FloatArray | None = None,
+        gaps: NDArray[np.bool_] | None = None,
     ) -> FloatArray:
         """Values [len(times), C, rows, cols] of the parent, shifted, in ``out`` if given."""
         return self.parent.read(
@@ -169,4 +203,5 @@ class SubsetReader:
             slice(rows.start + self.rows.start, rows.stop + self.rows.start),
             slice(cols.start + self.cols.start, cols.stop + self.cols.start),
             out,
+            gaps,
         )

@@ -29,6 +29,9 @@ class Window:
     dates: NDArray[np.datetime64]
     """Days [T]."""
 
+    gaps: NDArray[np.bool_]
+    """Pixels [H, W] where a value of any sensor and date is NaN; seldom more, never fewer."""
+
 
 def read_window(
     stack: xr.Dataset, rows: slice, cols: slice, *, times: Sequence[int] | None = None
@@ -56,11 +59,14 @@ def read_window(
     (r0, r1, top, bottom), (c0, c1, left, right) = wanted
     times = range(stack.sizes["time"]) if times is None else times
     values: dict[str, FloatArray] = {}
+    gaps = np.ones((r1 - r0, c1 - c0), bool)
+    known = gaps[max(0, top - r0) : max(0, bottom - r0), max(0, left - c0) : max(0, right - c0)]
+    known[...] = False
     for sensor in sensors:
         reader = reader_of(stack[sensor])
         inside = top < bottom and left < right
         if inside and (top, bottom, left, right) == (r0, r1, c0, c1):
-            values[sensor] = reader.read(times, slice(top, bottom), slice(left, right))
+            values[sensor] = reader.read(times, slice(top, bottom), slice(left, right), gaps=known)
             continue
         shape = (len(times), reader.shape[1], r1 - r0, c1 - c0)
         x = np.empty(shape, dtype=np.float32)
@@ -70,8 +76,9 @@ def read_window(
             x[:, :, :, : left - c0] = np.nan
             x[:, :, :, right - c0 :] = np.nan
             scene = x[:, :, top - r0 : bottom - r0, left - c0 : right - c0]
-            reader.read(times, slice(top, bottom), slice(left, right), scene)
+            reader.read(times, slice(top, bottom), slice(left, right), scene, known)
         else:
             x.fill(np.nan)
         values[sensor] = x
-    return Window(values=values, dates=stack["time"].values[list(times)].astype("datetime64[D]"))
+    dates = stack["time"].values[list(times)].astype("datetime64[D]")
+    return Window(values=values, dates=dates, gaps=gaps)

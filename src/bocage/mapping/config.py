@@ -19,6 +19,9 @@ attention over more costs much and was never learned."""
 
 DEFAULT_BLOCK_PX = 1024
 
+BLOCK_GROWTH = 10
+"""A block may be larger by one part in so many, where that saves blocks."""
+
 SEAM_FREE_HALO = 0.25
 """Share of a model's reach that domains of seam-free inference overlap by at least; what an output
 really uses ends well before its formal reach (docs/defaults.md)."""
@@ -49,7 +52,8 @@ class EmbedConfig:
 
     block_px: int | None = None
     """Side of the unit of writing and resume (one shard), rounded to whole window cores; None is
-    1024; for seam-free maps 256 patches, fewer with many dates or sensors (96 at least)."""
+    1024, or up to a tenth more where that saves blocks; for seam-free maps 256 patches, fewer with
+    many dates or sensors (96 at least)."""
 
     batch_size: int | None = None
     """Windows per forward; None derives it from the number of tokens."""
@@ -129,7 +133,7 @@ class EmbedConfig:
         if halo is None:
             neighborhood_px = self.window_px or SEAM_FREE_NEIGHBORHOOD_PATCHES * p
             halo = max(neighborhood_px, p * math.ceil(SEAM_FREE_HALO * reach_px / p))
-        most = self.resolve_block_px(tokens_per_cell) // p
+        most = self.most_domain_px(tokens_per_cell) // p
         if max(shape_yx) <= p * most + 2 * halo:
             return p * most + 2 * halo, halo  # The whole image is one domain.
 
@@ -145,17 +149,33 @@ class EmbedConfig:
         ]
         return min(sides, key=n_px) + 2 * halo, halo
 
-    def resolve_block_px(self, tokens_per_cell: int) -> int:
-        """The block's side; the layout rounds it to whole cores.
+    def most_domain_px(self, tokens_per_cell: int) -> int:
+        """Side of the largest seam-free block without its halo.
 
-        A seam-free block is in memory as a whole, so many dates or sensors make it smaller.
+        It is in memory as a whole, so many dates or sensors make it smaller.
         """
         if self.block_px is not None:
             return self.block_px
-        if not self.seam_free:
-            return DEFAULT_BLOCK_PX
         patches = int(SEAM_FREE_BLOCK_PATCHES / math.sqrt(tokens_per_cell))
         return self.patch_size * max(MIN_SEAM_FREE_BLOCK_PATCHES, patches)
+
+    def resolve_block_px(self, core_px: int, shape_yx: ShapeYX) -> int:
+        """Side of a block of windows with such cores; the layout rounds a given one to whole cores.
+
+        It may be a tenth larger than the default where an image then takes fewer blocks: one that
+        holds a strip of cells or none costs nearly as much to write as a full one.
+        """
+        from bocage.embeddings.grid import is_shard_side
+
+        if self.block_px is not None:
+            return self.block_px
+        least = max(1, DEFAULT_BLOCK_PX // core_px)
+        sides = [
+            core_px * n
+            for n in range(least, least + least // BLOCK_GROWTH + 1)
+            if n == least or is_shard_side(core_px * n // self.cell_px)
+        ]
+        return min(sides, key=lambda side: math.prod(math.ceil(n / side) for n in shape_yx))
 
     @property
     def cell_px(self) -> int:

@@ -221,16 +221,17 @@ def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> Emb
     if config.seam_free:
         reach_px = model.reach_px(config.patch_size, config.window_px)
         window_px, halo_px = config.resolve_domain_px(reach_px, tokens_per_cell, grid.shape_yx)
+        block_px = window_px - 2 * halo_px
     else:
         window_px = config.resolve_window_px(tokens_per_cell)
         halo_px = config.resolve_halo_px(window_px)
-    block_px = config.resolve_block_px(tokens_per_cell)
+        block_px = config.resolve_block_px(window_px - 2 * halo_px, grid.shape_yx)
     layout = lay_out(
         grid.shape_yx,
         patch_size=config.patch_size,
         window_px=window_px,
         halo_px=halo_px,
-        block_px=window_px - 2 * halo_px if config.seam_free else block_px,
+        block_px=block_px,
     )
     padded = Grid(crs=grid.crs, transform=grid.transform, shape_yx=layout.shape_yx)
     resolved = EmbedPlan(

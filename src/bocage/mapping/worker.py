@@ -31,9 +31,6 @@ STRIP_BYTES = 24_000_000
 FEW = 4
 """Runs of windows of less than a batch over this share one: a call costs more than a copy."""
 
-ROWS_AT_ONCE = 16
-"""Rows of pixels that are added up over bands and dates together."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StripPlace:
@@ -60,6 +57,9 @@ class Strip:
     timestamps: NDArray[np.int64]
     """[T, 3]: day, month from 0, year."""
 
+    gaps: NDArray[np.bool_]
+    """Pixels [rows, cols] where a band of any date is missing; what is False is complete."""
+
 
 def strip_places(stack: xr.Dataset, plan: EmbedPlan, block: Block, year: int) -> list[StripPlace]:
     """The strips of a block, in order."""
@@ -84,7 +84,7 @@ def read_strip(stack: xr.Dataset, plan: EmbedPlan, place: StripPlace) -> Strip:
 
     times = dict(plan.steps)[place.year]
     read = read_window(stack, place.rows, place.cols, times=times)
-    return Strip(place=place, values=read.values, timestamps=timestamps(read.dates))
+    return Strip(place=place, values=read.values, timestamps=timestamps(read.dates), gaps=read.gaps)
 
 
 def batches(strip: Strip, plan: EmbedPlan) -> list[list[Window]]:
@@ -146,11 +146,11 @@ def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
 
     A model can drop what a whole batch misses, and needs no mask where nothing is missing.
     """
-    complete = _complete_pixels(strip)
+    incomplete = strip.gaps[None, None]
     groups: dict[bytes, list[Window]] = {}
     for window in strip.place.windows:
         key = b""
-        if not _cut(complete, strip, window, side).all():
+        if _cut(incomplete, strip, window, side).any():
             gaps = [np.isnan(_cut(x, strip, window, side)) for x in strip.values.values()]
             absent = np.concatenate([gap.all(axis=(2, 3)).ravel() for gap in gaps])
             if absent.all():
@@ -160,19 +160,6 @@ def _group_by_missing(strip: Strip, side: int) -> list[list[Window]]:
             key = key if any(key) else b""
         groups.setdefault(key, []).append(window)
     return list(groups.values())
-
-
-def _complete_pixels(strip: Strip) -> NDArray[np.bool_]:
-    """Pixels [1, 1, rows, cols] where no band of any date is missing."""
-    arrays = list(strip.values.values())
-    complete = np.empty((1, 1, *arrays[0].shape[2:]), bool)
-    # A sum is finite unless something in it is missing; a few rows of sums stay in the cache.
-    with np.errstate(invalid="ignore", over="ignore"):
-        for top in range(0, complete.shape[2], ROWS_AT_ONCE):
-            rows = slice(top, top + ROWS_AT_ONCE)
-            sums = sum(values[:, :, rows].sum(axis=(0, 1)) for values in arrays)
-            complete[:, :, rows] = np.isfinite(sums)
-    return complete
 
 
 def _gather(
