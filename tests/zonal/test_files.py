@@ -70,7 +70,7 @@ def test_a_table_of_zones_can_be_zones_again(case, tmp_path):
 
 @pytest.mark.parametrize("name", ["t.shp", "t.xlsx", "t"])
 def test_endings_that_cannot_be_written_are_refused_before_the_work(case, tmp_path, name):
-    with pytest.raises(ConfigError, match="ends in .parquet, .gpkg"):
+    with pytest.raises(ConfigError, match=r"ends in .parquet, .gpkg"):
         zonal_statistics(tmp_path / "missing.tif", case[1], out=tmp_path / name)
 
 

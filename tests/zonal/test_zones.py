@@ -122,7 +122,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
         read_zones(tmp_path / "no.gpkg")
     (tmp_path / "half.parquet").write_bytes(b"PAR1nothing")
-    with pytest.raises(SourceError, match="half.parquet"):
+    with pytest.raises(SourceError, match=r"half.parquet"):
         read_zones(tmp_path / "half.parquet")
     (tmp_path / "table.csv").write_text("id,name\n1,a\n")
     with pytest.raises(InputError, match="table without shapes"):

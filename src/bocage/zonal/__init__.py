@@ -1,7 +1,8 @@
 """Statistics of maps per zone: districts, fields, census blocks.
 
-Reading order: zones (polygons), layers (what is under them), coverage (shares of cells), moments,
-shares and quantiles (what is added up), sums (one walk over the tiles), table and files.
+Reading order: zones (polygons), layers, bands and opening (what is under them), coverage (shares of
+cells), moments, shares and quantiles (what is added up), sums (one walk over the tiles), table and
+files, statistics (all of it).
 """
 
 from __future__ import annotations

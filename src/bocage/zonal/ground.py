@@ -40,7 +40,7 @@ class Ground:
             return np.repeat(_between_parallels(self.grid, rows), cols.stop - cols.start)
         row_nodes, row_share = _between(rows)
         col_nodes, col_share = _between(cols)
-        at = np.stack([self._column(row_nodes, col) for col in col_nodes], axis=1)
+        at = np.stack([self._column(row_nodes, col) for col in col_nodes.tolist()], axis=1)
         i, j = row_share.astype(np.int64), col_share.astype(np.int64)
         down, right = (row_share - i)[:, None], col_share - j
         upper = at[i][:, j] * (1 - right) + at[i][:, j + 1] * right
@@ -50,12 +50,10 @@ class Ground:
     def _column(self, row_nodes: NDArray[np.int64], col: int) -> NDArray[np.float64]:
         """Areas of the cells at some rows of one column, in hectares."""
         assert self._areas is not None
-        found = []
-        for row in row_nodes:
-            at = slice(int(row), int(row) + 1)
-            # A slice of no width has its middle at the column itself.
-            found.append(self._areas.of_rows(at, slice(int(col), int(col)))[0] * 100)
-        return np.array(found)
+        first, last = int(row_nodes[0]), int(row_nodes[-1])
+        # A slice of no width has its middle at the column itself.
+        every = self._areas.of_rows(slice(first, last + 1), slice(col, col))
+        return np.asarray(every[row_nodes - first] * 100)
 
 
 def _between(part: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

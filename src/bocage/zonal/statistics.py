@@ -14,7 +14,8 @@ from bocage.memory import share_one_arena
 from bocage.progress import progress
 from bocage.zonal.config import ZonalConfig
 from bocage.zonal.files import check_out, write_table
-from bocage.zonal.layers import Kind, Layers, open_layers
+from bocage.zonal.layers import Kind, Layers
+from bocage.zonal.opening import open_layers
 from bocage.zonal.quantiles import PASSES
 from bocage.zonal.result import ZonalResult
 from bocage.zonal.sums import Walk, add_up, plan_walk

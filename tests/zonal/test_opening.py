@@ -6,7 +6,7 @@ from affine import Affine
 
 from bocage.embeddings import open_embeddings
 from bocage.errors import ConfigError, InputError, SourceError
-from bocage.zonal.layers import open_layers
+from bocage.zonal.opening import open_layers
 from tests.change.conftest import write_store
 from tests.zonal.conftest import TRANSFORM, write_raster
 
@@ -66,7 +66,7 @@ def test_names_of_classes_from_wherever_they_stand(tmp_path):
 
 def test_small_whole_numbers_must_be_explained(tmp_path):
     path = write_raster(tmp_path / "a.tif", np.ones((1, 6, 7), np.uint8))
-    with pytest.raises(ConfigError, match="do not say whether they are classes.*--kind"):
+    with pytest.raises(ConfigError, match=r"do not say whether they are classes.*--kind"):
         open_layers(path)
     assert open_layers(path, kind="classes").kind == "classes"
     assert open_layers(path, kind="values").kind == "values"
@@ -98,10 +98,12 @@ def test_embeddings_from_stores_files_and_arrays(tmp_path, numbers):
         np.testing.assert_allclose(layers.read(-1, *WHOLE), numbers + 1, atol=0.05)
     assert open_layers(store, years=[2021]).years == (2021,)
     np.testing.assert_array_equal(open_layers(store, years=[2021]).read(0, *WHOLE), numbers + 1)
-    with pytest.raises(InputError, match="2019 of .*2020, 2021"):
+    with pytest.raises(InputError, match=r"2019 of .*2020, 2021"):
         open_layers(store, years=[2019])
-    with pytest.raises(ConfigError, match="a store of embeddings, as classes"):
+    with pytest.raises(ConfigError, match="which holds embeddings, as classes"):
         open_layers(store, kind="classes")
+    with pytest.raises(ConfigError, match="which holds embeddings, as values"):
+        open_layers(tmp_path / "s.tif", kind="values")  # its codes are no values
 
 
 def test_rasters_of_several_years_are_one(tmp_path, numbers):
@@ -124,7 +126,7 @@ def test_files_that_are_none(tmp_path, numbers):
     with pytest.raises(SourceError, match="does not exist"):
         open_layers(tmp_path / "no.tif")
     (tmp_path / "half.tif").write_bytes(b"II*\0nothing")
-    with pytest.raises(SourceError, match="half.tif"):
+    with pytest.raises(SourceError, match=r"half.tif"):
         open_layers(tmp_path / "half.tif")
     path = write_raster(tmp_path / "bare.tif", numbers, crs=None)
     with pytest.raises(InputError, match="without a CRS"):
