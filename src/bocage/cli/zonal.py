@@ -73,7 +73,7 @@ def zonal(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         dims=dims,
         years=_years(years),
         config=ZonalConfig(
-            stats=tuple(part.strip() for part in stats.split(",")) if stats else (),
+            stats=stats or (),
             above=above,
             deltas=deltas,
         ),

@@ -33,6 +33,12 @@ def open_bands(path: str, kind: Kind | None, classes: Any) -> Layers:
 
     try:
         with rasterio.open(path) as file:
+            if any(np.dtype(d).kind == "c" for d in file.dtypes):
+                raise InputError(
+                    got=f"{path}, a raster of complex numbers",
+                    expected="real numbers",
+                    fix="take their size first, for example with gdal_calc",
+                )
             if file.crs is None:
                 raise InputError(
                     got=f"{path} without a CRS",
@@ -85,6 +91,9 @@ def _class_band(path: str, count: int, dtype: np.dtype[Any], *, whole: bool) -> 
     return "classes"
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 @dataclass(frozen=True)
 class _Bands:
     """Numbers of every band with the file's scale and offset; NaN where its mask says no data."""
@@ -114,10 +123,16 @@ class _Bands:
         x = np.ma.getdata(q)
         if (scale != 1).any() or (offset != 0).any():
             x = x * scale + offset
-        missing = np.ma.getmaskarray(q)
-        values = np.where(missing, np.float32(np.nan), x.astype(np.float32, copy=False))
-        # An infinite number has no mean; GDAL writes such where a division by zero went before.
-        values[np.isinf(values)] = np.nan
+        # An infinite number has no mean; a division by zero before this leaves such.
+        missing = np.ma.getmaskarray(q) | ~np.isfinite(x)
+        values = np.where(missing, 0, x)
+        if values.size and np.abs(values).max() > _LARGEST:
+            raise InputError(
+                got=f"{self.path} with numbers beyond {_LARGEST:.3g}",
+                expected="numbers that float32 holds",
+                fix="set its nodata value, or divide it by a constant",
+            )
+        values = np.where(missing, np.float32(np.nan), values.astype(np.float32))
         return values if n is None else np.ascontiguousarray(values[:, ::-1])
 
 

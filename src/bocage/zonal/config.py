@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
 class ZonalConfig:
     """What is computed per zone."""
 
-    stats: tuple[str, ...] = ()
+    stats: tuple[str, ...] | str = ()
     """mean, std, min, max, sum, median, p5 (any percentile), stats, quartiles, percentiles, or auto
     (embeddings: by how many cells a zone has). Empty: auto for embeddings, and mean, std, min,
     median and max for numbers. Class maps have areas and shares instead."""
@@ -47,6 +48,12 @@ class ZonalConfig:
     """Side of the tiles that are read; by default by memory. It changes no result."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.stats, str):
+            object.__setattr__(self, "stats", tuple(n.strip() for n in self.stats.split(",")))
+        if self.above is not None and not math.isfinite(self.above):
+            raise ConfigError(
+                got=f"--above {self.above}", expected="a number", fix="leave --above out"
+            )
         for name in self.stats:
             if name not in {AUTO, "median", *MOMENTS, *GROUPS} and not _PERCENTILE.fullmatch(name):
                 raise ConfigError(

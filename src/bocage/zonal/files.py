@@ -68,6 +68,9 @@ def write_table(table: Any, out: Path) -> Path:
             )
         else:
             driver, options = "GPKG", {"layer": out.stem}
+            if "fid" in {str(c).lower() for c in table.columns}:
+                # GDAL would take the zones' own column for the key of the rows.
+                options["FID"] = "row_id"
             if kind == ".geojson":
                 # In degrees, cut at the antimeridian: web maps read nothing else (RFC 7946).
                 driver, options = "GeoJSON", {"RFC7946": "YES"}

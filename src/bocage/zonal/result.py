@@ -30,26 +30,30 @@ class ZonalResult:
 
     def ids_without_data(self) -> dict[str, list[str]]:
         """Identifiers of zones that have no statistics in any year, by reason."""
-        groups: dict[str, list[str]] = {"no_shape": [], "outside": [], "no_data": []}
         # Years stand one below the other, with the zones in the same order.
-        table = self.table.groupby(self.id_column, sort=False)[
-            ["n_cells", "zone_ha", "map_share"]
-        ].max()
-        for name, row in table.iterrows():
-            if row["n_cells"] > 0:
-                continue
-            reason = "no_data"
-            if row["zone_ha"] == 0:
-                reason = "no_shape"
-            elif row["map_share"] == 0:
-                reason = "outside"
-            groups[reason].append(str(name))
-        return groups
+        n_zones = self.n_zones
+        cells, hectares, on_map = (
+            self.table[name].to_numpy().reshape(-1, n_zones).max(axis=0)
+            for name in ("n_cells", "zone_ha", "map_share")
+        )
+        names = self.table[self.id_column].astype(str).to_numpy()[:n_zones]
+        empty = cells == 0
+        reasons = {
+            "no_shape": empty & (hectares == 0),
+            "outside": empty & (hectares > 0) & (on_map == 0),
+            "no_data": empty & (on_map > 0),
+        }
+        return {reason: names[which].tolist() for reason, which in reasons.items()}
+
+    @property
+    def n_zones(self) -> int:
+        """Zones, with data or without."""
+        return int(self.table[self.id_column].nunique())
 
     def __str__(self) -> str:
         table = self.table
         lines = [f"wrote    {p}  ({format_bytes(size_on_disk(p))})" for p in self.files]
-        n_zones = int(table[self.id_column].nunique())
+        n_zones = self.n_zones
         years = f" in {len(table) // n_zones} years" if len(table) > n_zones else ""
         lines.append(f"zones    {n_zones}{years}, {len(table.columns)} columns")
         words = {

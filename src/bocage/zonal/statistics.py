@@ -99,6 +99,12 @@ def zonal_statistics(
         report(describe(walk, known, config))
     if dry_run:
         return ZonalResult(table=known.frame.iloc[:0], id_column=known.id_column)
+    if all(shape is None for shape in known.geometry):
+        raise InputError(
+            got=f"{known.name}, whose {len(known)} zones all have no area",
+            expected="polygons",
+            fix="check the column of shapes",
+        )
     if not walk.tiles:
         raise _nothing_shared(layers, known)
     with (

@@ -104,7 +104,8 @@ def _add_classes(found: Columns, layers: Layers, year: YearSums) -> None:
 
 def class_words(values: Sequence[int], layers: Layers) -> list[str]:
     """Words of columns for class values: the name, with the value where two look the same."""
-    raw = [re.sub(r"\W+", "_", layers.classes.get(v, f"class {v}")).strip("_") for v in values]
+    unnamed = {v: f"class {v}" if v >= 0 else f"class minus {-v}" for v in values}
+    raw = [re.sub(r"\W+", "_", layers.classes.get(v, unnamed[v])).strip("_") for v in values]
     low = [word.lower() for word in raw]
     return [
         word if word and low.count(word.lower()) == 1 else f"{word or 'class'}_{value}"
@@ -132,6 +133,8 @@ def _own_columns(zones: Zones, ours: Sequence[str]) -> Any:
     """The zones' own columns, the identifier first, without those whose names are taken."""
     frame = zones.frame
     taken = {name.lower() for name in ours}
+    if frame.geometry.name != "geometry":
+        taken.add("geometry")
     doubled = [c for c in frame.columns if c != frame.geometry.name and str(c).lower() in taken]
     doubled += [c for c in frame.columns if str(c).startswith("delta_") and c not in doubled]
     if zones.id_column in doubled:

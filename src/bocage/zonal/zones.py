@@ -58,12 +58,19 @@ class Zones:
 
     def hectares(self) -> NDArray[np.float64]:
         """Area [Z] on the ellipsoid, whatever the CRS; 0 without a shape."""
-        from pyproj import Geod
+        from pyproj import Transformer
 
-        geod = Geod(ellps="WGS84")
         frame = self.frame.geometry
-        degrees = frame.segmentize(_piece(frame)).to_crs(4326)
-        return np.array([0.0 if g is None else _square_meters(g, geod) / 1e4 for g in degrees])
+        middle = 0.0
+        if not frame.crs.is_geographic:
+            # The edge of the equal-area map has to lie on the other side of the earth.
+            west, south, east, north = frame.total_bounds
+            to_degrees = Transformer.from_crs(frame.crs, 4326, always_xy=True)
+            middle = float(to_degrees.transform((west + east) / 2, (south + north) / 2)[0])
+            middle = middle if np.isfinite(middle) else 0.0
+        equal_area = f"+proj=cea +lon_0={middle:.6f} +datum=WGS84 +units=m +no_defs"
+        square_meters = frame.segmentize(_piece(frame)).to_crs(equal_area).area
+        return np.nan_to_num(np.asarray(square_meters, np.float64)) / 1e4
 
     def on_cells(self, grid: Grid) -> NDArray[Any]:
         """Shapes [Z] in cells from the upper left corner, x to the right and y downwards.
@@ -72,12 +79,11 @@ class Zones:
         coordinates in its CRS. Zones that do not meet the map are None.
         """
         import shapely
-        from rasterio.crs import CRS
 
-        wkt = CRS.from_user_input(grid.crs).to_wkt()
+        wkt = _wkt(grid)
         frame = self.frame.geometry
         if not frame.crs.equals(wkt):
-            west, south, east, north = _frame_of(grid, frame.crs)
+            west, south, east, north = _frame_of(grid, frame.crs, self.name)
             frame = frame.clip_by_rect(west, south, east, north)
             # Cutting may leave sides that touch themselves.
             frame = frame.segmentize(_piece(frame)).to_crs(wkt)
@@ -128,13 +134,21 @@ def read_zones(
     a missing CRS, doubled or missing identifiers, coordinates that are no degrees.
     """
     geopandas = import_geopandas()
-    if isinstance(source, geopandas.GeoDataFrame):
+    if isinstance(source, (geopandas.GeoDataFrame, geopandas.GeoSeries)):
         name, frame = "the zones", source.copy()
+        if isinstance(source, geopandas.GeoSeries):
+            frame = geopandas.GeoDataFrame(geometry=frame)
+    elif not isinstance(source, (str, Path)):
+        raise ConfigError(
+            got=f"zones as {type(source).__name__}",
+            expected="a file, or a GeoDataFrame with its CRS",
+            fix="try geopandas.GeoDataFrame(geometry=shapes, crs=...)",
+        )
     else:
         path = Path(source)
         name, frame = path.name, _open(path, layer)
     _check_place(name, frame)
-    frame = _without_old_bounds(frame).reset_index(drop=True)
+    frame = _plain_columns(name, frame).reset_index(drop=True)
     chosen = _identify(name, frame, id_column)
     if chosen is None:
         chosen = ROW_NUMBER if ROW_NUMBER not in frame.columns else f"{ROW_NUMBER}_row"
@@ -239,7 +253,9 @@ def _polygons(name: str, shapes: NDArray[Any], ids: list[str]) -> tuple[NDArray[
 
     shapes = shapely.force_2d(shapes)
     there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
-    is_area = np.isin(shapely.get_type_id(shapes), (3, 6))
+    # A collection may hold lines beside its polygons, as tools that repair shapes leave them.
+    is_area = shapely.get_dimensions(shapes) == 2
+    is_mixed = is_area & ~np.isin(shapely.get_type_id(shapes), (3, 6))
     other = [i for i, t, a in zip(ids, there, is_area, strict=True) if t and not a]
     if other:
         kinds = sorted({g.geom_type for g in shapes[there & ~is_area]})
@@ -257,7 +273,7 @@ def _polygons(name: str, shapes: NDArray[Any], ids: list[str]) -> tuple[NDArray[
             expected="finite coordinates",
             fix="correct or delete these rows",
         )
-    broken = there & ~shapely.is_valid(shapes)
+    broken = there & (is_mixed | ~shapely.is_valid(shapes))
     shapes = shapes.copy()
     shapes[broken] = [areas_of(g) for g in shapely.make_valid(shapes[broken])]
     flat = there & ~(shapely.area(shapes) > 0)
@@ -275,11 +291,27 @@ def areas_of(geometry: Any) -> Any:
     return None if geometry.is_empty else geometry
 
 
-def _without_old_bounds(frame: Any) -> Any:
-    """Without the column of bounds that GeoParquet 1.1 keeps beside the shapes."""
+def _plain_columns(name: str, frame: Any) -> Any:
+    """One column of shapes, and none of the bounds that GeoParquet 1.1 keeps beside them."""
+    if not frame.columns.is_unique:
+        twice = [str(c) for c in frame.columns[frame.columns.duplicated()].unique()]
+        raise InputError(
+            got=f"{name} with several columns {_some(twice)}",
+            expected="columns of different names",
+            fix="rename or delete them",
+        )
     if "bbox" in frame.columns and isinstance(next(iter(frame["bbox"]), None), dict):
-        return frame.drop(columns="bbox")
-    return frame
+        frame = frame.drop(columns="bbox")
+    other = [c for c, kind in frame.dtypes.items() if str(kind) == "geometry"]
+    other.remove(frame.geometry.name)
+    if other:
+        warnings.warn(
+            f"{name} has other shapes in {_some([str(c) for c in other])}, which are left out: "
+            f"statistics are of the shapes in {frame.geometry.name}",
+            BocageWarning,
+            stacklevel=4,
+        )
+    return frame.drop(columns=other)
 
 
 def _piece(frame: Any) -> float:
@@ -289,11 +321,20 @@ def _piece(frame: Any) -> float:
     return float(max(_PIECE_DEGREES if frame.crs.is_geographic else _PIECE_UNITS, extent / _PIECES))
 
 
-def _frame_of(grid: Grid, crs: Any) -> tuple[float, float, float, float]:
+def _frame_of(grid: Grid, crs: Any, name: str) -> tuple[float, float, float, float]:
     """The map's bounds in the zones' CRS, with a wide margin."""
-    from rasterio.warp import transform_bounds
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
 
-    found = np.asarray(transform_bounds(grid.crs, crs.to_wkt(), *grid.bbox, densify_pts=101))
+    try:
+        to_zones = Transformer.from_crs(_wkt(grid), crs, always_xy=True)
+        found = np.asarray(to_zones.transform_bounds(*grid.bbox, densify_pts=101))
+    except ProjError as error:
+        raise InputError(
+            got=f"{name} in {_crs_name(crs)}, from which no way leads to {grid.crs[:40]}",
+            expected="a CRS with a place on the earth",
+            fix="state the CRS that the coordinates are in (ogr2ogr -a_srs)",
+        ) from error
     if not np.isfinite(found).all() or (found[0] > found[2]):
         # Around a pole or across 180 degrees: everything may meet the map.
         return -np.inf, -np.inf, np.inf, np.inf
@@ -306,15 +347,10 @@ def _frame_of(grid: Grid, crs: Any) -> tuple[float, float, float, float]:
     )
 
 
-def _square_meters(geometry: Any, geod: Any) -> float:
-    import shapely
+def _wkt(grid: Grid) -> str:
+    from rasterio.crs import CRS
 
-    total = 0.0
-    for part in shapely.get_parts(geometry):
-        # Not of the whole polygon at once: that would trust the direction of its holes.
-        for ring, sign in [(part.exterior, 1), *((hole, -1) for hole in part.interiors)]:
-            total += sign * abs(geod.geometry_area_perimeter(ring)[0])
-    return total
+    return str(CRS.from_user_input(grid.crs).to_wkt())
 
 
 def _crs_name(crs: Any) -> str:
