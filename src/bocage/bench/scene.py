@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -54,8 +56,8 @@ def run_scene_benchmark(
     rows, cols = grid.shape_yx
     times: dict[str, list[float]] = {"alone": [], "one by one": [], "whole": []}
     for turn in range(repeats + 1):
-        alone, one_by_one, streams = model_alone_s(loaded, open_scene(), config)
-        with TemporaryDirectory() as folder:
+        with _said_already(), TemporaryDirectory() as folder:
+            alone, one_by_one, streams = model_alone_s(loaded, open_scene(), config)
             started = time.perf_counter()
             result = embed(open_scene(), loaded, out=Path(folder) / "scene.zarr", config=config)
             whole = time.perf_counter() - started
@@ -95,6 +97,18 @@ def run_scene_benchmark(
         "km2_per_s": rows * cols * (abs(grid.transform[0]) / 1000) ** 2 / median(times["whole"]),
         "valid_fraction": result.valid_fraction,
     }
+
+
+@contextmanager
+def _said_already() -> Iterator[None]:
+    """Opening a scene says what it leaves out; once is enough."""
+    logger = logging.getLogger("bocage")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def model_alone_s(model: Any, stack: Any, config: Any) -> tuple[float, float, int]:
