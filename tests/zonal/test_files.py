@@ -125,3 +125,19 @@ def test_a_killed_run_leaves_no_table(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["v.tif", "z.gpkg"]
+
+
+@pytest.mark.parametrize("fid", [[7, 7, 7], ["x", "y", "z"]])
+def test_a_column_called_fid_stays_a_column(case, tmp_path, fid):
+    raster, zones = case
+    zones["FID"] = fid
+    zonal_statistics(raster, zones, id_column="name", out=tmp_path / "t.gpkg")
+    assert geopandas.read_file(tmp_path / "t.gpkg")["FID"].tolist() == fid
+
+
+def test_shapes_of_another_column_name(case, tmp_path):
+    raster, zones = case
+    zones = zones.rename_geometry("shape").assign(geometry=5)
+    with pytest.warns(UserWarning, match="give way.*: geometry"):
+        zonal_statistics(raster, zones, id_column="name", out=tmp_path / "t.gpkg")
+    assert geopandas.read_file(tmp_path / "t.gpkg").geometry[0].equals(zones.geometry[0])

@@ -133,3 +133,12 @@ def test_files_that_are_none(tmp_path, numbers):
         open_layers(path)
     with pytest.raises(ConfigError, match="holds no embeddings"):
         open_layers(write_raster(tmp_path / "v.tif", numbers), dims=1)
+
+
+def test_numbers_that_are_none_of_ours(tmp_path, numbers):
+    path = write_raster(tmp_path / "c.tif", numbers.astype(np.complex64))
+    with pytest.raises(InputError, match="complex numbers"):
+        open_layers(path)
+    path = write_raster(tmp_path / "h.tif", numbers.astype(np.float64) * 1e300)
+    with pytest.raises(InputError, match=r"numbers beyond 3.4e\+38"):
+        open_layers(path).read(0, *WHOLE)

@@ -4,8 +4,9 @@ import geopandas
 import numpy as np
 import pytest
 import shapely
+from pyproj import Geod
 
-from bocage.errors import BocageWarning, InputError, SourceError
+from bocage.errors import BocageWarning, ConfigError, InputError, SourceError
 from bocage.geo import Grid
 from bocage.zonal.zones import read_zones
 from tests.zonal.conftest import CRS, TRANSFORM, frame, square
@@ -127,3 +128,44 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "table.csv").write_text("id,name\n1,a\n")
     with pytest.raises(InputError, match="table without shapes"):
         read_zones(tmp_path / "table.csv")
+
+
+def test_the_area_of_the_earth_and_of_a_collection():
+    line = shapely.LineString([(0, 0), (9, 9)])
+    with pytest.warns(BocageWarning, match=r"repaired \(z1\)"):
+        zones = read_zones(
+            frame(
+                [
+                    shapely.box(-180, -90, 180, 90),
+                    shapely.GeometryCollection([line, shapely.box(0, 0, 1, 1)]),
+                ],
+                4326,
+            )
+        )
+    assert zones.hectares()[0] / 100 == pytest.approx(510_065_621.7, rel=1e-9)
+    fine = shapely.box(0, 0, 1, 1).segmentize(1e-3)  # geodesics, along the parallel
+    geodesic = abs(Geod(ellps="WGS84").geometry_area_perimeter(fine)[0]) / 1e4
+    assert zones.hectares()[1] == pytest.approx(geodesic, rel=1e-8)
+
+
+def test_one_column_of_shapes_counts():
+    zones = frame([square(0, 0, 1, 1)])
+    zones["center"] = zones.centroid
+    with pytest.warns(BocageWarning, match="other shapes in center, which are left out"):
+        assert set(read_zones(zones).frame.columns) == {"id", "geometry"}
+    doubled = geopandas.pd.concat([frame([square(0, 0, 1, 1)]), zones[["id"]]], axis=1)
+    with pytest.raises(InputError, match="several columns id"):
+        read_zones(doubled)
+
+
+def test_a_series_of_shapes_will_do_and_a_list_has_no_crs():
+    shapes = [square(0, 0, 1, 1), square(1, 1, 1, 1)]
+    assert read_zones(geopandas.GeoSeries(shapes, crs=CRS)).ids == ["0", "1"]
+    with pytest.raises(ConfigError, match="GeoDataFrame with its CRS"):
+        read_zones(shapes)
+
+
+def test_a_crs_that_is_nowhere():
+    local = 'LOCAL_CS["yard",UNIT["metre",1]]'
+    with pytest.raises(InputError, match="in yard, from which no way leads to EPSG:32643"):
+        read_zones(frame([square(0, 0, 1, 1)], local)).on_cells(GRID)

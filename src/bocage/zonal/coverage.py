@@ -18,8 +18,11 @@ from bocage.zonal.zones import areas_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PAIRS_AT_ONCE = 2**22
-"""Pairs of a zone and a cell that are held together: 48 MiB."""
+PAIRS_AT_ONCE = 2**20
+"""Pairs of a zone and a cell that are held together: 12 MiB, and some times that while summing."""
+
+_MANY_VERTICES = 500
+"""Shapes with more are prepared for questions, at kilobytes each; small ones gain little."""
 
 Tile = tuple[slice, slice]
 
@@ -70,7 +73,7 @@ class Coverage:
         self.shapes = shapes
         self._tree = shapely.STRtree(shapes)
         self._bounds = shapely.bounds(shapes)
-        shapely.prepare(shapes)
+        shapely.prepare(shapes[shapely.get_num_coordinates(shapes) > _MANY_VERTICES])
 
     def touching(self, tile: Tile) -> NDArray[np.int64]:
         """Zones that meet a tile, in their order."""

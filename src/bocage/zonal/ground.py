@@ -28,40 +28,41 @@ class Ground:
     """Areas of the cells of a grid."""
 
     def __init__(self, grid: Grid) -> None:
-        from rasterio.crs import CRS
+        from pyproj import CRS, Transformer
 
         self.grid = grid
-        self.is_geographic = bool(CRS.from_user_input(grid.crs).is_geographic)
-        self._areas = None if self.is_geographic else CellAreas(grid)
+        crs = CRS.from_user_input(grid.crs)
+        self._to_plane = None
+        if not crs.is_geographic:
+            plane = CellAreas(grid).equal_area
+            self._to_plane = Transformer.from_crs(crs, plane, always_xy=True)
 
     def of_tile(self, rows: slice, cols: slice) -> NDArray[np.float64]:
         """Area [h * w] of each cell of a tile, row by row, in hectares."""
-        if self._areas is None:
+        if self._to_plane is None:
             return np.repeat(_between_parallels(self.grid, rows), cols.stop - cols.start)
-        row_nodes, row_share = _between(rows)
-        col_nodes, col_share = _between(cols)
-        at = np.stack([self._column(row_nodes, col) for col in col_nodes.tolist()], axis=1)
-        i, j = row_share.astype(np.int64), col_share.astype(np.int64)
-        down, right = (row_share - i)[:, None], col_share - j
-        upper = at[i][:, j] * (1 - right) + at[i][:, j + 1] * right
-        lower = at[i + 1][:, j] * (1 - right) + at[i + 1][:, j + 1] * right
-        return np.asarray((upper * (1 - down) + lower * down).ravel())
+        row_nodes, row_weights = _hats(rows)
+        col_nodes, col_weights = _hats(cols)
+        at_nodes = self._hectares(row_nodes[:, None], col_nodes[None, :])
+        return np.asarray((row_weights @ at_nodes @ col_weights.T).ravel())
 
-    def _column(self, row_nodes: NDArray[np.int64], col: int) -> NDArray[np.float64]:
-        """Areas of the cells at some rows of one column, in hectares."""
-        assert self._areas is not None
-        first, last = int(row_nodes[0]), int(row_nodes[-1])
-        # A slice of no width has its middle at the column itself.
-        every = self._areas.of_rows(slice(first, last + 1), slice(col, col))
-        return np.asarray(every[row_nodes - first] * 100)
+    def _hectares(self, row: NDArray[np.int64], col: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Area of the cells at rows and columns, whose sides are straight in the plane."""
+        assert self._to_plane is not None
+        rows = np.stack(np.broadcast_arrays(row, row, row + 1, row + 1 + 0 * col))
+        cols = np.stack(np.broadcast_arrays(col, col + 1, col + 1, col + 0 * row))
+        x, y = self._to_plane.transform(*(self.grid.transform @ (cols, rows)))
+        nx, ny = np.roll(x, -1, axis=0), np.roll(y, -1, axis=0)
+        return np.asarray(np.abs((x * ny - nx * y).sum(axis=0)) / 2e4)
 
 
-def _between(part: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Nodes around a range of cells, and where each cell lies between them."""
+def _hats(part: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Nodes around a range of cells, and their weights [cells, nodes] at each cell."""
     first = part.start // _STEP_CELLS
     last = (part.stop - 1) // _STEP_CELLS + 1
-    nodes = np.arange(first, last + 1, dtype=np.int64) * _STEP_CELLS
-    return nodes, np.arange(part.start, part.stop) / _STEP_CELLS - first
+    nodes = np.arange(first, last + 1, dtype=np.int64)
+    apart = np.arange(part.start, part.stop)[:, None] / _STEP_CELLS - nodes
+    return nodes * _STEP_CELLS, np.maximum(0, 1 - np.abs(apart))
 
 
 def _between_parallels(grid: Grid, rows: slice) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bocage.zonal.coverage import Covered
 
 MAX_CLASSES = 1000
+_MAX_SPAN = 2**16
 
 
 class ClassAreas:
@@ -29,7 +30,7 @@ class ClassAreas:
 
     def add(self, codes: FloatArray, covered: Covered, hectares: NDArray[np.float64]) -> None:
         """Add class codes [1, n] of a tile, whose cells have areas [n]."""
-        values, index = np.unique(codes[0][covered.cell], return_inverse=True)
+        values, index = _index(codes[0][covered.cell])
         if len(self.hectares) + len(values) > MAX_CLASSES + len(self.legend):
             raise InputError(
                 got=f"{self._name} with more than {MAX_CLASSES} values",
@@ -43,6 +44,20 @@ class ClassAreas:
         for k, value in enumerate(values):
             total = self.hectares.setdefault(int(value), np.zeros(self.n_zones))
             total[covered.zone] += sums.reshape(-1, n)[:, k]
+
+
+def _index(codes: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Values that occur, in order, and the position of each code among them."""
+    whole = codes.astype(np.int64)
+    low = int(whole.min())
+    span = int(whole.max()) - low
+    if span > _MAX_SPAN:
+        values, index = np.unique(whole, return_inverse=True)
+        return values, index
+    # Counting takes a tenth of the time of sorting.
+    occurs = np.bincount(whole - low, minlength=span + 1) > 0
+    place = np.cumsum(occurs) - 1
+    return np.flatnonzero(occurs) + low, place[whole - low]
 
 
 class YesAreas:
