@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -62,3 +63,35 @@ def test_ctrl_c_stops_with_a_word_about_what_is_kept(tmp_path, demo_scene):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "what is finished is kept" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("theirs", "spins"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_sleep_soon_unless_the_user_says_otherwise(theirs, spins):
+    """The library reads the variable once, when torch is loaded."""
+    probe = """
+import builtins, os, sys
+seen, load = [], builtins.__import__
+def watch(name, *rest):
+    if name == "torch" and not seen:
+        seen.append(os.environ.get("GOMP_SPINCOUNT"))
+    return load(name, *rest)
+builtins.__import__ = watch
+from bocage.cli import main
+sys.argv = ["bocage", "bench", "scene", "no such file"]
+try:
+    main()
+except SystemExit:
+    print(seen[0] or "unset")
+"""
+    clean = {k: v for k, v in os.environ.items() if k not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    ran = subprocess.run(
+        [sys.executable, "-c", probe],
+        env=clean | theirs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == [spins or "unset"], ran.stderr

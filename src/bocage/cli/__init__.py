@@ -8,6 +8,7 @@ the fix, 2 partly done.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -72,6 +73,9 @@ INTERRUPTED = 130
 _RESUMED = {"embed", "predict", "change", "compress", "demo", "finetune", "pretrain"}
 _KEPT = "; what is finished is kept, run the same command to go on"
 
+SPINS = 5000
+"""How often a thread looks for its next layer before it sleeps; torch's library has 300,000."""
+
 _shown: set[str] = set()
 
 
@@ -94,8 +98,19 @@ def options(
     logging.getLogger("bocage").setLevel(level)
 
 
+def share_the_cores() -> None:
+    """Let threads that wait for each other sleep soon, so that another program may work meanwhile.
+
+    Where one has a core, torch's threads otherwise spin through its turns: training is then 2 to 5
+    times slower (docs/defaults.md). What the user has set stays. It counts before torch is loaded.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 1, no traceback."""
+    share_the_cores()
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes any position
     warnings.simplefilter("always", BocageWarning)
     try:
