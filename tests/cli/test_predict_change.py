@@ -150,6 +150,40 @@ def test_a_map_of_other_dates_or_values_is_not_taken_for_the_asked_one(scenes, m
             ["predict", "both.zarr", "--with", "probe", "--date", "2024-01-01", "--out", "m.tif"],
             "--date with the embeddings both.zarr",
         ),
+        (
+            [
+                "predict",
+                "both.zarr",
+                "--with",
+                "probe",
+                "--out",
+                "m.tif",
+                "--window",
+                "64",
+                "--keep-embeddings",
+            ],
+            "--window and --keep-embeddings with the embeddings both.zarr",
+        ),
+        (
+            ["predict", "both.zarr", "--with", "probe", "--out", "both.zarr/m.tif"],
+            r"--out both.zarr/m.tif inside of both.zarr; .* use --out m.tif",
+        ),
+        (
+            ["change", "both.zarr", "--years", "2024,2025", "--out", "both.zarr/in/c.tif"],
+            "inside of both.zarr",
+        ),
+        (
+            ["change", "both.zarr", "both.zarr", "--years", "2024,2024", "--out", "c.tif"],
+            "both.zarr at both times",
+        ),
+        (
+            ["change", "both.zarr", "--years", "2024,2025", "--components", "0", "--out", "c.tif"],
+            "--components 0",
+        ),
+        (
+            ["change", "both.zarr", "--years", "2024,2025", "--out", "probe/probe.json/c.tif"],
+            "while writing probe/probe.json/c.tif",
+        ),
         (["change", "both.zarr", "gone.zarr", "--out", "c.tif"], "gone.zarr, which does not"),
     ],
 )

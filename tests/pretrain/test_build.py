@@ -133,6 +133,12 @@ def test_a_small_source_is_refused_with_the_size_that_fits_or_padded_on_request(
     assert np.isnan(got[:, :2]).all()
 
 
+def test_a_sample_far_larger_than_its_source_is_refused_before_it_takes_memory(tmp_path):
+    write_tile(tmp_path / "2024-01-01.tif", (64, 64))
+    with pytest.raises(InputError, match="less than 90% valid pixels .source of 64 pixels, --size"):
+        build_samples([tmp_path], tmp_path / "s.zarr", BuildConfig(size_px=1_000_000))
+
+
 def test_absent_bands_leave_the_sensor_out_unless_filled(tmp_path):
     bands = [b for b in BANDS if b not in {"B8A", "B01"}]
     path = tmp_path / "2024-01-01.tif"

@@ -62,7 +62,7 @@ def test_an_index_in_s3_answers_as_its_folder(
 
 
 def test_what_is_missing_in_s3_is_named(bucket: str) -> None:
-    with pytest.raises(SourceError, match=r"no readable index.json in s3://places/other"):
+    with pytest.raises(SourceError, match=r"s3://places/other without a readable index.json"):
         open_index(f"s3://{BUCKET}/other")
     with pytest.raises(SourceError, match="s3://absent"):
         open_index("s3://absent/x")

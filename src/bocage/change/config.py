@@ -69,6 +69,10 @@ class ChangeConfig:
                 expected="a strength of change above 0",
                 fix="leave it out for Otsu's threshold of the map",
             )
+        if self.components < 1:
+            raise ConfigError(
+                got=f"--components {self.components}", expected="1 or more", fix="leave it out"
+            )
         if self.codec not in {"auto", "int8", "float32"}:
             raise ConfigError(
                 got=f"--codec {self.codec}", expected="int8 or float32", fix="leave it out"

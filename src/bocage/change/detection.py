@@ -28,6 +28,7 @@ from bocage.errors import ConfigError, InputError, StoreError
 from bocage.learn.predict import record
 from bocage.learn.predict.blocks import BlockJob, write_blocks
 from bocage.learn.predict.lock import alone
+from bocage.learn.predict.target import check_target
 from bocage.memory import share_one_arena
 from bocage.progress import format_duration, progress
 
@@ -77,13 +78,7 @@ def map_change(
             fix="put the options into ChangeConfig",
         )
     config = config or ChangeConfig(**options)
-    out = Path(out)
-    if out.suffix.lower() not in {".tif", ".tiff"}:
-        raise ConfigError(
-            got=f"--out {out}",
-            expected="a name that ends in .tif",
-            fix=f"use --out {out.with_suffix('.tif')}",
-        )
+    out = check_target(Path(out), [before, after])
     share_one_arena()
     pair = open_pair(before, after, years=years)
     config.check_kind(pair.is_embeddings)

@@ -127,8 +127,12 @@ class _Time:
     def content(self) -> str:
         """Changes with the data, also where the path stays the same."""
         known = self.raster.attrs.get("fingerprint") or self.raster.attrs.get("reading") or ""
-        now = contents_of(self.raster.attrs.get("bocage_sources") or [self.name])
-        return f"{known} {now}".strip()
+        return f"{known} {self.files}".strip()
+
+    @property
+    def files(self) -> str:
+        """Changes with what is read from; "" in memory and in remote stores."""
+        return contents_of(self.raster.attrs.get("bocage_sources") or [self.name])
 
 
 def _open(source: Any) -> _Time:
@@ -309,6 +313,13 @@ def _join(before: _Time, after: _Time) -> Pair:
 
 
 def _check_kinds(before: _Time, after: _Time) -> None:
+    is_same = (before.index, before.content) == (after.index, after.content)
+    if before.files and is_same:
+        raise InputError(
+            got=f"{before.name} at both times",
+            expected="two times of one place",
+            fix="give the other time, or tell dates apart with --dates before=X,after=Y",
+        )
     if before.is_embeddings != after.is_embeddings:
         kinds = ["embeddings" if t.is_embeddings else "bands" for t in (before, after)]
         raise InputError(
@@ -349,7 +360,9 @@ def _overlap(before: _Time, after: _Time) -> tuple[NDArray[np.int64], Grid]:
             got=f"cells of {a.resolution:g} in {_short(a.crs)} ({before.name}) and of "
             f"{b.resolution:g} in {_short(b.crs)} ({after.name})",
             expected="one CRS and one cell size",
-            fix="embed both years with the same --crs and --patch-size, or warp one image with "
+            fix="embed both years with the same --crs and --patch-size"
+            if before.is_embeddings
+            else f"pass --crs {_short(a.crs)} to read both as scenes, or warp one image with "
             f"gdalwarp -t_srs {_short(a.crs)} -tr {a.resolution:g} {a.resolution:g} -tap",
         )
     cols = (b.transform.c - a.transform.c) / a.transform.a

@@ -116,6 +116,7 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
             return
     else:
         imagery.check_unused(f"the embeddings {subject}", fix="leave them out")
+        _check_unused(subject, options)
     if dry_run:
         typer.echo(describe(subject, with_, out=out, config=config))
         return
@@ -173,6 +174,31 @@ def _open(options: dict[str, Any]) -> tuple[Any, Any]:
         precision=options["precision"],
     )
     return stack, model
+
+
+_OF_SCENES = {
+    "model": None,
+    "weights": "hub",
+    "device": "cpu",
+    "precision": "fp32",
+    "window": None,
+    "halo": None,
+    "period": "all",
+    "keep_embeddings": False,
+}
+"""Options that only a scene looks at, with their defaults."""
+
+
+def _check_unused(source: str, options: dict[str, Any]) -> None:
+    from bocage.errors import ConfigError
+
+    unused = [name for name, default in _OF_SCENES.items() if options[name] != default]
+    if unused:
+        raise ConfigError(
+            got="--" + " and --".join(unused).replace("_", "-") + f" with the embeddings {source}",
+            expected="options of the model only where a scene is embedded",
+            fix="leave them out",
+        )
 
 
 def _plan_scene(stack: Any, network: Any, with_: Path, config: Any) -> None:

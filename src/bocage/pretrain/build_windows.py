@@ -66,9 +66,16 @@ class Cut:
 def cut_window(stack: xr.Dataset, name: str, config: BuildConfig, window: CutWindow) -> Cut:
     """Read a window, blank its poor timesteps, and lay the maps on it."""
     from bocage.imagery import read_window, timestamps
+    from bocage.imagery.stack import stack_sensors
 
     row, col, first, n_steps = window
     size = config.size_px
+    small = min(stack.sizes["y"], stack.sizes["x"])
+    hint = f" (source of {small} pixels, --size {small // 8 * 8} fits)" if small < size else ""
+    inside = min(stack.sizes["y"], size) * min(stack.sizes["x"], size) / size**2
+    if inside < config.min_valid_share:  # known before anything is read, or memory taken
+        few = f"less than {config.min_valid_share:.0%} valid pixels{hint}"
+        return Cut(sample=None, left_out=tuple(f"{name} {few}" for name in stack_sensors(stack)))
     piece = stack.isel(time=slice(first, first + n_steps))
     try:
         data = read_window(piece, slice(row, row + size), slice(col, col + size))
@@ -77,8 +84,6 @@ def cut_window(stack: xr.Dataset, name: str, config: BuildConfig, window: CutWin
         return Cut(sample=None, left_out=("unreadable",))
     values: dict[str, FloatArray] = {}
     reasons: list[str] = []
-    small = min(stack.sizes["y"], stack.sizes["x"])
-    hint = f" (source of {small} pixels, --size {small // 8 * 8} fits)" if small < size else ""
     for sensor, x in data.values.items():
         cleaned = _clean(sensor, x, config)
         if isinstance(cleaned, str):

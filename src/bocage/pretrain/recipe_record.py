@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bocage._version import __version__
-from bocage.embeddings.atomic import write_file
+from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import ConfigError, ModelError
 from bocage.models.config import ModelConfig
 from bocage.models.config_json import config_to_json, parse_config
@@ -92,7 +92,8 @@ def begin_record(run: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
             **{name: found for name in _PACKAGES if (found := _version(name))},
         },
     }
-    run.mkdir(parents=True, exist_ok=True)
+    with naming_failures(run):
+        run.mkdir(parents=True, exist_ok=True)
     _write(path, content)
 
 

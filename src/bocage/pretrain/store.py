@@ -12,19 +12,19 @@ what a finished store was made of, so that the same command knows it again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import InputError, StoreError
+from bocage.learn.predict.lock import hold, let_go
 from bocage.pretrain.difference import describe_difference
 from bocage.pretrain.modalities import MODALITIES, modality
 from bocage.pretrain.sample import MAX_STEPS, Sample, check_sample, present_steps
@@ -132,7 +132,7 @@ class StoreWriter:
         self._begun = False
         self._finished: dict[str, Any] | None = None
         self._job = json.loads(json.dumps({"layout": asdict(layout), "job": job}))
-        self._lock = _lock(self.path)
+        self._lock = hold(self.path, "one writer per store")
         try:
             with naming_failures(self.path):
                 self._begin()
@@ -206,8 +206,7 @@ class StoreWriter:
     def close(self) -> None:
         """Let others write; an unfinished store can be continued, one without samples goes."""
         if not self._lock.closed:
-            Path(self._lock.name).unlink(missing_ok=True)
-            self._lock.close()
+            let_go(self._lock)
             if self._begun and not self._samples:
                 shutil.rmtree(self.path, ignore_errors=True)
 
@@ -305,26 +304,6 @@ def _options(job: dict[str, Any]) -> dict[str, Any]:
     """Layout, sources and options side by side: what a person would compare."""
     config = job["job"].get("config", {})
     return {**job["layout"], **{k: v for k, v in job["job"].items() if k != "config"}, **config}
-
-
-def _lock(path: Path) -> IO[bytes]:
-    """A file beside the store that is locked until it is closed or the process ends."""
-    with naming_failures(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.with_name(f".{path.name}.lock").open("ab")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Its holder may have finished and removed the file while it was opened here.
-        if os.fstat(handle.fileno()).st_nlink == 0:
-            raise BlockingIOError
-    except BlockingIOError as error:
-        handle.close()
-        raise StoreError(
-            got=f"another process that is writing {path}",
-            expected="one writer per store",
-            fix="wait for it, or choose another --out",
-        ) from error
-    return handle
 
 
 def encode(layout: StoreLayout, name: str, x: NDArray[Any], where: str) -> NDArray[Any]:

@@ -157,8 +157,10 @@ def nearest_row(opened: OpenedIndex, lon: float, lat: float) -> tuple[int, int]:
     if best[0] > 2 * size + 1e-4:
         raise InputError(
             got=f"place {lon}, {lat}, whose nearest row is {best[0] * 111.2:.1f} km away",
-            expected="a place inside the index",
-            fix="choose a place inside the indexed area, or pass a vector",
+            expected="a place inside the index ("
+            + ", ".join(f"{v:.4f}" for v in opened.info.bbox_wsen)
+            + ")",
+            fix="check the order, longitude first, or pass a vector",
         )
     return best[1], best[2]
 

@@ -14,6 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bocage.errors import ConfigError, SourceError
+from bocage.search.layout import INDEX_FILE
 
 if TYPE_CHECKING:
     from bocage.types import PathLike
@@ -156,6 +157,12 @@ def _first_line(error: Exception) -> str:
 
 def missing_file(path: str, uri: str, error: Exception) -> SourceError:
     """A file that the manifest names and nobody has."""
+    if path == INDEX_FILE:
+        return SourceError(
+            got=f"{uri} without a readable {path} ({_first_line(error)})",
+            expected="a search index",
+            fix=f"make one of embeddings: bocage index {uri} --out NAME.index",
+        )
     return SourceError(
         got=f"no readable {path} in {uri} ({_first_line(error)})",
         expected="every file of the index",

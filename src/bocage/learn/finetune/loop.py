@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bocage._version import __version__
-from bocage.embeddings.atomic import write_file
+from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import ConfigError, InputError
 from bocage.learn.finetune import checkpoint
 from bocage.learn.finetune.batches import Batch, Batches
@@ -266,7 +266,8 @@ class _Run:
                         expected="a new folder, or one of bocage finetune",
                         fix="choose another --out",
                     )
-                self.out.mkdir(parents=True, exist_ok=True)
+                with naming_failures(self.out):
+                    self.out.mkdir(parents=True, exist_ok=True)
             self.processes.wait()
             return
         theirs = found["identity"]

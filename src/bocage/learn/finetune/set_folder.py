@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bocage.embeddings.atomic import write_file
+from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import ConfigError, SourceError
 from bocage.learn.finetune.task import Task
 from bocage.learn.finetune.training_set import TrainingSet, check_training_set
@@ -37,7 +37,8 @@ def write_training_set(folder: PathLike, data: TrainingSet) -> Path:
             expected="a new folder",
             fix="choose another name, or delete it",
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray[Any]] = {
         **data.x,
         "labels": data.labels,

@@ -1,4 +1,4 @@
-"""One process per map: a lock that dies with its process, and what a killed one left behind."""
+"""One process per output: a lock that dies with its process, and what a killed one left behind."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from bocage.embeddings.atomic import PARTIAL_SUFFIX
+from bocage.embeddings.atomic import PARTIAL_SUFFIX, naming_failures
 from bocage.errors import StoreError
 
 _PARTS = "probability|scores|embeddings|binary|strengths"
@@ -19,27 +20,45 @@ _PARTS = "probability|scores|embeddings|binary|strengths"
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Refuse to write one map from two processes; the lock is the operating system's."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    path = out.with_name(f".{out.name}.lock")
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    """Refuse to write one map from two processes; what a killed one left is removed."""
+    handle = hold(out, "one process per map")
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                got=f"{out}, which another process is writing",
-                expected="one process per map",
-                fix="wait for it, or choose another --out",
-            ) from error
-        try:
+        with naming_failures(out):
             for left in _left_behind(out):
                 shutil.rmtree(left)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
     finally:
-        os.close(handle)
+        let_go(handle)
+
+
+def hold(out: Path, rule: str) -> IO[bytes]:
+    """A locked file beside what is written, until `let_go` or the end of the process.
+
+    StoreError, which states `rule`, if another process holds it or the folder takes no files.
+    """
+    with naming_failures(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle = out.with_name(f".{out.name}.lock").open("ab")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its holder may have finished and removed the file while it was opened here.
+        if os.fstat(handle.fileno()).st_nlink == 0:
+            raise BlockingIOError
+    except BlockingIOError as error:
+        handle.close()
+        raise StoreError(
+            got=f"{out}, which another process is writing",
+            expected=rule,
+            fix="wait for it, or choose another --out",
+        ) from error
+    return handle
+
+
+def let_go(handle: IO[bytes]) -> None:
+    """Remove the lock and its file; safe to call twice."""
+    if not handle.closed:
+        Path(handle.name).unlink(missing_ok=True)
+        handle.close()
 
 
 def _left_behind(out: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from bocage.learn.predict.predictor import Predictor, load_predictor
 from bocage.learn.predict.result import PredictResult
 from bocage.learn.predict.run import Run
 from bocage.learn.predict.scores import ScoreJob, choose_years, time_scores
+from bocage.learn.predict.target import check_target
 from bocage.learn.source import embeddings_at
 from bocage.memory import share_one_arena
 from bocage.progress import format_duration
@@ -75,7 +76,7 @@ def predict(
         )
     run = Run(
         known=load_predictor(predictor),
-        out=_check_out(Path(out)),
+        out=check_target(Path(out), [source]),
         config=config or PredictConfig(**options),
         request=request,
         report=report,
@@ -109,20 +110,10 @@ def describe(
     source: PathLike, predictor: PathLike | Any, *, out: PathLike, config: PredictConfig
 ) -> str:
     """What `predict` would do with embeddings, and how long it would take here."""
-    run = Run(known=load_predictor(predictor), out=_check_out(Path(out)), config=config)
+    run = Run(known=load_predictor(predictor), out=check_target(Path(out), [source]), config=config)
     _check_reference(run)
     job = _job(str(source), run)
     return _describe(job, run)
-
-
-def _check_out(out: Path) -> Path:
-    if out.suffix.lower() not in {".tif", ".tiff"}:
-        raise ConfigError(
-            got=f"--out {out}",
-            expected="a name that ends in .tif",
-            fix=f"use --out {out.with_suffix('.tif')}",
-        )
-    return out
 
 
 def _scratch(out: Path, what: str, stack: xr.Dataset) -> Path:
