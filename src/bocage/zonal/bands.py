@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bocage.errors import ConfigError, InputError, SourceError
-from bocage.zonal.layers import Kind, Layers, unreadable
+from bocage.zonal.layers import AHEAD, Kind, Layers, unreadable
 
 if TYPE_CHECKING:
     from bocage.types import FloatArray
@@ -77,6 +77,7 @@ def open_bands(path: str, kind: Kind | None, classes: Any) -> Layers:
         features=_distinct(names),
         years=(_year(path, tags),),
         name=path,
+        n_ahead=AHEAD if "://" in path else 0,
         classes=legend if found == "classes" else {},
     )
 

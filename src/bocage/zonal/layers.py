@@ -16,6 +16,9 @@ Kind = Literal["embeddings", "classes", "presence", "values"]
 KINDS: tuple[Kind, ...] = ("embeddings", "classes", "values")
 """Kinds that a user may state; presence (one band of 0 and 1 per class) is a class map of ours."""
 
+AHEAD = 4
+"""Tiles of a remote map that are fetched while one is summed."""
+
 Read = Callable[[int, slice, slice], "FloatArray"]
 
 
@@ -36,6 +39,9 @@ class Layers:
 
     name: str
     """As given by the user."""
+
+    n_ahead: int = 0
+    """Tiles to read ahead: local files are there at once, a server keeps one waiting."""
 
     classes: Mapping[int, str] = field(default_factory=dict)
     """Names of class values, as far as the file says."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bocage.errors import ConfigError, InputError, SourceError
 from bocage.zonal.bands import open_bands
-from bocage.zonal.layers import KINDS, Kind, Layers, unreadable
+from bocage.zonal.layers import AHEAD, KINDS, Kind, Layers, unreadable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -132,6 +132,7 @@ def _of_embeddings(lazy: LazyRaster, path: str) -> Layers:
         features=_numbered(lazy.shape[1]),
         years=lazy.years,
         name=path,
+        n_ahead=AHEAD if "://" in path else 0,
         attrs=dict(lazy.attrs),
     )
 
