@@ -1,5 +1,7 @@
 """`bocage zonal` as typed."""
 
+import sys
+
 import geopandas
 import numpy as np
 import pytest
@@ -100,3 +102,12 @@ def test_a_raster_that_says_nothing_is_asked_about(bocage, files):  # noqa: F811
     assert "--kind classes" in bocage(*words).err
     assert bocage(*words, "--kind", "classes").code == 0
     assert "ha_class_1" in (files / "t.csv").read_text(encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize("package", ["exactextract", "geopandas"])
+def test_without_the_extra_it_says_which(bocage, files, monkeypatch, package):  # noqa: F811
+    monkeypatch.setitem(sys.modules, package, None)
+    words = ["--zones", files / "districts.geojson", "--out", files / "t.csv"]
+    ran = bocage("zonal", files / "emb.zarr", *words)
+    assert ran.code == 1
+    assert f"without the package {package}" in ran.err and 'bocage[zonal]"' in ran.err

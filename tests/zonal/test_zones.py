@@ -105,6 +105,7 @@ def test_rows_are_numbered_where_nothing_names_them():
     ("zones", "options", "words"),
     [
         (frame([square(0, 0, 1, 1)] * 3, id=["a", "b", "a"]), {}, "occur more than once .a.;"),
+        (frame([square(0, 0, 1, 1)] * 2, id=[1, "1"]), {}, "occur more than once .1.;"),
         (frame([square(0, 0, 1, 1)] * 2, id=["a", None]), {}, "1 of 2 values of 'id' missing"),
         (frame([square(0, 0, 1, 1)]), {"id_column": "gid"}, "without the column 'gid'.*id"),
         (frame([shapely.Point(1, 1)]), {}, "no polygons .Point: z0"),

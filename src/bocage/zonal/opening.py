@@ -37,7 +37,7 @@ def open_layers(
         kind: "embeddings", "classes" or "values", where the file does not say.
         classes: Names of class values: a class table (JSON, CSV), or {1: "water"}.
         dims: The first so many values of embeddings.
-        years: Keep these years only, in this order.
+        years: Keep these years only; they come in the order of time.
     """
     if kind is not None and kind not in KINDS:
         raise ConfigError(
@@ -177,8 +177,9 @@ def _one_per_year(found: list[Layers]) -> Layers:
 
 
 def _choose(layers: Layers, years: Sequence[int] | None) -> Layers:
+    """The years asked for, or all, from the earliest on: a difference is to the year before."""
     if years is None:
-        return layers
+        years = layers.years
     unknown = [y for y in years if y not in layers.years]
     if unknown or not years or len(set(years)) < len(years):
         raise InputError(
@@ -187,6 +188,7 @@ def _choose(layers: Layers, years: Sequence[int] | None) -> Layers:
             + ", ".join(str(y or "unknown") for y in layers.years),
             fix="check --years",
         )
+    years = sorted(years)
     places = [layers.years.index(y) for y in years]
     inner = layers.read
     return replace(

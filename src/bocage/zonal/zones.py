@@ -236,11 +236,13 @@ def _identify(name: str, frame: Any, column: str | None) -> str | None:
             expected="an identifier in every row",
             fix="fill them in, or name another column with --id",
         )
-    twice = values[values.duplicated()].drop_duplicates()
+    # As text, in which files keep them: 1 and "1" are one identifier.
+    texts = values.astype(str)
+    twice = texts[texts.duplicated()].drop_duplicates()
     if len(twice):
         raise InputError(
             got=f"{name}, where {len(twice)} values of {column!r} occur more than once "
-            f"({_some([str(v) for v in twice])})",
+            f"({_some(list(twice))})",
             expected="one row per zone",
             fix="name another column with --id, or merge the parts (geopandas: dissolve)",
         )
