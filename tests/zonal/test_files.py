@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import ThreadingHTTPServer
 
 import duckdb
 import geopandas
@@ -15,9 +18,10 @@ import pyarrow.parquet
 import pytest
 
 from bocage import zonal_statistics
-from bocage.errors import ConfigError, StoreError
+from bocage.errors import ConfigError, SourceError, StoreError
 from bocage.zonal.files import write_table
 from tests.zonal.conftest import frame, square, write_raster
+from tests.zonal.test_sums import Quiet
 
 
 @pytest.fixture
@@ -72,6 +76,29 @@ def test_a_table_of_zones_can_be_zones_again(case, tmp_path):
 def test_endings_that_cannot_be_written_are_refused_before_the_work(case, tmp_path, name):
     with pytest.raises(ConfigError, match=r"ends in .parquet, .gpkg"):
         zonal_statistics(tmp_path / "missing.tif", case[1], out=tmp_path / name)
+
+
+def test_a_folder_that_takes_nothing_is_found_before_the_work(case, tmp_path, monkeypatch):
+    raster, zones = case
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("bocage.zonal.statistics.add_up", lambda *_: pytest.fail("worked first"))
+    with pytest.raises(StoreError, match="while writing"):
+        zonal_statistics(raster, zones, out=tmp_path / "file" / "t.csv")
+
+
+def test_zones_behind_an_address(case, tmp_path):
+    raster, zones = case
+    zones.to_file(tmp_path / "zones.geojson")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        base = f"http://127.0.0.1:{server.server_port}"
+        table = zonal_statistics(raster, f"{base}/zones.geojson", id_column="name").table
+        with pytest.raises(SourceError, match=r"127.0.0.1.*none.geojson"):
+            zonal_statistics(raster, f"{base}/none.geojson")
+    finally:
+        server.shutdown()
+    assert table["n_cells"].tolist() == pytest.approx([25, 0, 27.5], abs=1e-3)
 
 
 def test_inputs_are_not_written_over(case, tmp_path):

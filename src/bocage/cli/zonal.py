@@ -17,7 +17,7 @@ def zonal(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         typer.Argument(help="Embeddings, a map of classes or of numbers; or one per year."),
     ],
     zones: Annotated[
-        Path, typer.Option(help="Polygons: GeoParquet, GeoPackage, GeoJSON, Shapefile.")
+        str, typer.Option(help="Polygons: GeoParquet, GeoPackage, GeoJSON, Shapefile.")
     ],
     out: Annotated[Path | None, typer.Option(help="NAME.parquet, .gpkg, .geojson or .csv.")] = None,
     identifier: Annotated[

@@ -48,6 +48,12 @@ def check_out(out: Path, inputs: Sequence[str]) -> None:
         )
 
 
+def check_folder(out: Path) -> None:
+    """StoreError before the work if the folder cannot be written."""
+    with naming_failures(out), scratch_beside(out):
+        pass
+
+
 def write_table(table: Any, out: Path) -> Path:
     """Write the table in place of what was there; StoreError if the disk does not take it."""
     kind = out.suffix.lower()

@@ -13,7 +13,7 @@ from bocage.errors import ConfigError, InputError
 from bocage.memory import share_one_arena
 from bocage.progress import progress
 from bocage.zonal.config import ZonalConfig
-from bocage.zonal.files import check_out, write_table
+from bocage.zonal.files import check_folder, check_out, write_table
 from bocage.zonal.layers import Kind, Layers
 from bocage.zonal.opening import open_layers
 from bocage.zonal.quantiles import PASSES
@@ -107,6 +107,8 @@ def zonal_statistics(
         )
     if not walk.tiles:
         raise _nothing_shared(layers, known)
+    if target is not None:
+        check_folder(target)
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         progress("summing", walk.n_reads, unit="tiles", enabled=show_progress) as advance,

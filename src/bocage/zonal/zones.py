@@ -145,8 +145,7 @@ def read_zones(
             fix="try geopandas.GeoDataFrame(geometry=shapes, crs=...)",
         )
     else:
-        path = Path(source)
-        name, frame = path.name, _open(path, layer)
+        name, frame = Path(source).name, _open(str(source), layer)
     _check_place(name, frame)
     frame = _plain_columns(name, frame).reset_index(drop=True)
     chosen = _identify(name, frame, id_column)
@@ -166,18 +165,19 @@ def read_zones(
     return Zones(name=name, frame=frame, id_column=chosen, n_repaired=len(repaired))
 
 
-def _open(path: Path, layer: str | None) -> Any:
+def _open(path: str, layer: str | None) -> Any:
     geopandas = import_geopandas()
-    if not path.exists():
+    if "://" not in path and not Path(path).exists():
         raise SourceError(
             got=f"{path}, which does not exist", expected="a file of polygons", fix="check --zones"
         )
     try:
-        if path.suffix.lower() in {".parquet", ".geoparquet", ".gpq"}:
+        if path.lower().endswith((".parquet", ".geoparquet", ".gpq")):
             return geopandas.read_parquet(path)
         frame = geopandas.read_file(path, **({} if layer is None else {"layer": layer}))
-    except (OSError, ValueError, RuntimeError) as error:
-        # pyogrio's errors are RuntimeErrors, pyarrow's are ValueErrors.
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        # pyogrio's errors are RuntimeErrors, pyarrow's are ValueErrors; addresses of GeoParquet
+        # need a package more.
         raise SourceError(
             got=f"{path} ({str(error).splitlines()[0]})",
             expected="polygons as GeoParquet, GeoPackage, GeoJSON, Shapefile or the like",
@@ -185,7 +185,7 @@ def _open(path: Path, layer: str | None) -> Any:
         ) from error
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise InputError(
-            got=f"{path.name}, a table without shapes",
+            got=f"{Path(path).name}, a table without shapes",
             expected="polygons",
             fix="if it has layers, name the one with shapes (--layer)",
         )
