@@ -1,6 +1,6 @@
 """``python -m bocage`` is ``bocage``."""
 
-from bocage.cli import main
+from bocage.cli import console
 
 if __name__ == "__main__":
-    main()
+    console()

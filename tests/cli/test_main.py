@@ -31,6 +31,8 @@ def test_output_that_cannot_be_written_is_no_traceback(arguments):
     with Path("/dev/full").open("w") as full:
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert "Traceback" not in ran.stderr
+    assert ran.stderr.count("\n") == 1 and "No space left" in ran.stderr
+    assert ran.returncode == 1
 
 
 def test_a_reader_that_leaves_early_is_no_error_message():
@@ -79,12 +81,11 @@ def watch(name, *rest):
         seen.append(os.environ.get("GOMP_SPINCOUNT"))
     return load(name, *rest)
 builtins.__import__ = watch
-from bocage.cli import main
+from bocage.cli import console
 sys.argv = ["bocage", "bench", "scene", "no such file"]
-try:
-    main()
-except SystemExit:
-    print(seen[0] or "unset")
+import atexit
+atexit.register(lambda: print(seen[0] or "unset"))
+console()
 """
     clean = {k: v for k, v in os.environ.items() if k not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
     ran = subprocess.run(
@@ -95,3 +96,25 @@ except SystemExit:
         check=False,
     )
     assert ran.stdout.split() == [spins or "unset"], ran.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["models"], 0), (["info", "no such file"], 1)])
+def test_the_process_ends_with_the_command_after_what_has_to_be_tidied(arguments, code, tmp_path):
+    """No module is taken apart, which takes long where torch is loaded; exit functions do run."""
+    probe = f"""
+import atexit, os, sys, tempfile, weakref
+from bocage.cli import console
+class Module:
+    def __del__(self):
+        os.write(1, b"taken apart")
+sys.kept = Module()
+folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})
+atexit.register(lambda: os.write(1, b"tidied"))
+sys.argv = ["bocage", *{arguments}]
+console()
+"""
+    ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert ran.returncode == code
+    assert "tidied" in ran.stdout and "taken apart" not in ran.stdout
+    assert ("olmoearth-v1.2-nano" in ran.stdout) == (code == 0)  # what was printed is not lost
+    assert not list(tmp_path.iterdir())

@@ -345,3 +345,20 @@ def test_official_files_come_from_the_cache_with_a_note_on_the_license(
     model = load_model("olmoearth-v1.2-nano")
     assert model.name == "olmoearth-v1.2-nano"
     assert "OlmoEarth Artifact License" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["olmoearth-v1-nano", "olmoearth-v1.2-nano", "olmoearth-v1.3-base"]
+)
+def test_shapes_alone_are_made_without_torchs_compiler(name):
+    """Arithmetic of meta tensors would load it: 1.2 s before a file of weights is even opened."""
+    probe = f"""
+import sys, torch
+from bocage.models.encoder import Encoder
+from bocage.models.releases import find_release
+with torch.device("meta"):
+    Encoder(find_release({name!r}).config)
+print("torch._dynamo" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "False", ran.stderr

@@ -113,7 +113,10 @@ def place_table(grid_hw: tuple[int, int], step: float, width: int, device: torch
 
 
 def month_table(width: int) -> Tensor:
-    """Table [12, width]: the month's angle on the circle of the year, sines then cosines."""
-    angles = torch.arange(12) * (2 * math.pi / 12)
+    """Table [12, width]: the month's angle on the circle of the year, sines then cosines.
+
+    On the CPU even where shapes alone are made: arithmetic of meta tensors loads torch's compiler.
+    """
+    angles = torch.arange(12, device="cpu") * (2 * math.pi / 12)
     halves = (angles.sin()[:, None], angles.cos()[:, None])
     return torch.cat([half.expand(-1, width // 2) for half in halves], dim=-1)

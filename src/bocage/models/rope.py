@@ -133,10 +133,10 @@ def axial_frequencies(config: PositionConfig, head_width: int) -> Tensor:
             expected="an even, positive number of channels for each coordinate",
             fix="change num_heads, embedding_size or temporal_rope_dim_frac",
         )
-    frequencies = torch.zeros(len(widths), 1, head_width // 2)
+    frequencies = torch.zeros(len(widths), 1, head_width // 2, device="cpu")
     start = 0
     for axis, (width, base) in enumerate(zip(widths, bases, strict=True)):
-        exponents = torch.arange(width // 2) * 2 / width
+        exponents = torch.arange(width // 2, device="cpu") * 2 / width
         frequencies[axis, 0, start : start + width // 2] = base**-exponents
         start += width // 2
     return frequencies
@@ -149,8 +149,10 @@ def initial_mixed_frequencies(config: PositionConfig, heads: int, head_width: in
     arXiv:2403.13298).
     """
     quarter = head_width // 4
-    magnitudes = config.mixed_base ** (-4 * torch.arange(quarter) / head_width)
-    directions: Tensor = torch.linalg.qr(torch.randn(heads, config.n_coordinates, 2))[0]
+    # On the CPU even where shapes alone are made: arithmetic of meta tensors loads torch's compiler.
+    magnitudes = config.mixed_base ** (-4 * torch.arange(quarter, device="cpu") / head_width)
+    random = torch.randn(heads, config.n_coordinates, 2, device="cpu")
+    directions: Tensor = torch.linalg.qr(random)[0]
     frequencies = directions[..., None] * magnitudes  # [M, X, 2, K / 2]
     return frequencies.flatten(2).transpose(0, 1).contiguous()
 
