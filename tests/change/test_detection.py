@@ -200,7 +200,7 @@ def test_bad_requests_are_one_sentence(tmp_path, stores, years):
             map_change(*stores, out=tmp_path / "x.tif", threshold=threshold)
     with pytest.raises(ConfigError, match=r"ends in \.tif"):
         map_change(*stores, out=tmp_path / "x.zarr")
-    with pytest.raises(ConfigError, match="0 components of 12 dims"):
+    with pytest.raises(ConfigError, match="--components 0"):
         map_change(*stores, out=tmp_path / "x.tif", method="pca", components=0)
     empty = write_store(tmp_path / "e.zarr", [np.full_like(years[1], np.nan)], (2025,))
     for method in ("magnitude", "pca"):
@@ -213,6 +213,11 @@ def test_bad_requests_are_one_sentence(tmp_path, stores, years):
     assert (tmp_path / "x.tif").stat().st_mtime_ns == before
     with pytest.raises(StoreError, match="made otherwise"):
         map_change(*stores, out=tmp_path / "x.tif", method="cosine")
+    for content in (b"", b"half a map"):
+        (tmp_path / "y.tif").write_bytes(content)
+        with pytest.raises(StoreError, match=r"y\.tif, which exists and was made otherwise"):
+            map_change(*stores, out=tmp_path / "y.tif")
+        assert (tmp_path / "y.tif").read_bytes() == content
 
 
 @pytest.mark.parametrize("kind", ["scene", "embeddings"])
@@ -232,7 +237,7 @@ def test_other_data_under_the_same_name_do_not_pass_for_the_old_ones(tmp_path, y
     map_change(*pair, out=tmp_path / "x.tif")
     assert "nothing to do" in str(map_change(*pair, out=tmp_path / "x.tif"))
     write(names[0], years[0][:, ::-1])
-    with pytest.raises(StoreError, match="same inputs, unchanged since"):
+    with pytest.raises(StoreError, match="same inputs unchanged since"):
         map_change(*pair, out=tmp_path / "x.tif")
 
 

@@ -9,7 +9,7 @@ from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.data.normalize import Norm
 from olmoearth_pretrain_minimal.olmoearth_pretrain_v1.utils.constants import Modality
 
 from bocage.errors import InputError
-from bocage.pretrain.modalities import MODALITIES, denormalize, modality, normalize
+from bocage.pretrain.modalities import MODALITIES, modality, normalize
 
 TABLES = files("olmoearth_pretrain_minimal.olmoearth_pretrain_v1.data.norm_configs")
 PREDEFINED = ("openstreetmap_raster", "worldcereal")  # no computed table: specification 1.5
@@ -41,14 +41,6 @@ def test_bands_and_band_sets_are_the_official_ones(name):
     v1 = {"sentinel2_l2a": [4, 6, 2], "landsat": [1, 10]}.get(name, [sum(sizes)])
     assert [len(s) for s in MODALITIES[name].band_sets("v1")] == v1
     assert [len(s) for s in MODALITIES[name].band_sets("single")] == [sum(sizes)]
-
-
-@pytest.mark.parametrize("name", MODALITIES)
-def test_denormalize_gives_back_product_units_and_keeps_missing(name):
-    x = np.linspace(0, 250, 5 * len(MODALITIES[name].bands), dtype=np.float32)
-    x = x.reshape(5, -1)
-    x[0] = np.nan
-    np.testing.assert_allclose(denormalize(name, normalize(name, x)), x, rtol=1e-4, atol=0.01)
 
 
 def test_unknown_modality_is_named():

@@ -24,11 +24,11 @@ from bocage.change.outputs import save_arrays, write_outputs
 from bocage.change.pair import Pair, open_pair
 from bocage.change.result import ChangeResult
 from bocage.embeddings.open import open_raster
-from bocage.errors import ConfigError, InputError, StoreError
+from bocage.errors import ConfigError, InputError
 from bocage.learn.predict import record
 from bocage.learn.predict.blocks import BlockJob, write_blocks
 from bocage.learn.predict.lock import alone
-from bocage.learn.predict.target import check_target
+from bocage.learn.predict.target import check_target, in_the_way, is_ours
 from bocage.memory import share_one_arena
 from bocage.progress import format_duration, progress
 
@@ -260,13 +260,6 @@ def _is_finished(out: Path, fingerprint: str) -> bool:
     found = record.read(out)
     if found is not None and found.get("fingerprint") == fingerprint:
         return True
-    import rasterio
-
-    with rasterio.open(out) as file:
-        if found is None and file.tags().get("BOCAGE_RUN") == fingerprint:
-            return False  # killed between the raster and its record
-    raise StoreError(
-        got=f"{out}, which exists and was made otherwise",
-        expected="a new path, or the same inputs, unchanged since, and options",
-        fix="choose another --out, or delete the file",
-    )
+    if found is None and is_ours(out, fingerprint):
+        return False  # killed between the raster and its record
+    raise in_the_way(out)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli.imagery_options import ImageryOptions, with_imagery
+from bocage.cli.years import parse_years
 
 
 @with_imagery
@@ -52,7 +53,7 @@ def change(  # noqa: PLR0917 - one argument per option is how typer reads a comm
         raise ConfigError(
             got="no --out", expected="a place for the map", fix="for example --out change.tif"
         )
-    chosen = _years(years)
+    chosen = _two(parse_years(years))
     config = ChangeConfig(
         method=method or ("logistic" if labels is not None else "magnitude"),
         labels=labels,
@@ -119,17 +120,15 @@ def _scene(path: str | None, imagery: ImageryOptions) -> Any:
         return imagery.open([] if path is None else [path])
 
 
-def _years(text: str | None) -> tuple[int, int] | None:
+def _two(years: tuple[int, ...] | None) -> tuple[int, int] | None:
     from bocage.errors import ConfigError
 
-    if text is None:
+    if years is None:
         return None
-    try:
-        first, second = (int(part) for part in text.split(","))
-    except ValueError as error:
+    if len(years) != 2:
         raise ConfigError(
-            got=f"--years {text}",
+            got=f"--years {','.join(map(str, years))}",
             expected="two years, before and after",
             fix="use for example --years 2024,2025",
-        ) from error
-    return first, second
+        )
+    return years[0], years[1]

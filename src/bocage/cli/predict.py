@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bocage.cli.imagery_options import ImageryOptions, with_imagery
+from bocage.cli.years import parse_years
 
 _MODEL = "Model, for scenes"
 _OUTPUT = "Output"
@@ -95,7 +96,7 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
 
     windows = {"window_px": window, "halo_px": halo, "period": period}
     config = PredictConfig(
-        years=_years(years),
+        years=parse_years(years),
         probability=probability,
         threshold=threshold,
         polygons=polygons,
@@ -131,21 +132,6 @@ def predict(  # noqa: PLR0917 - one argument per option is how typer reads a com
         show_progress=True,
     )
     typer.echo(str(result))
-
-
-def _years(text: str | None) -> tuple[int, ...] | None:
-    from bocage.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(
-            got=f"--years {text}",
-            expected="years such as 2024 or 2023,2024",
-            fix="see the years with `bocage info`",
-        ) from error
 
 
 def _open(options: dict[str, Any]) -> tuple[Any, Any]:

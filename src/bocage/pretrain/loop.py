@@ -21,6 +21,7 @@ import torch
 
 from bocage.embeddings.atomic import write_file
 from bocage.errors import ConfigError, ModelError
+from bocage.learn.finetune.log import read_metrics
 from bocage.pretrain.architecture import make_pretraining_model
 from bocage.pretrain.batch import Batch
 from bocage.pretrain.checkpoint import (
@@ -43,7 +44,7 @@ from bocage.pretrain.energy import Energy, EnergyMeter
 from bocage.pretrain.evaluation import evaluate
 from bocage.pretrain.interruption import asked_to_stop
 from bocage.pretrain.loader import Loader
-from bocage.pretrain.metrics_log import MetricsLog, draw_curves, read_metrics
+from bocage.pretrain.metrics_log import MetricsLog, draw_curves
 from bocage.pretrain.objective import Objective
 from bocage.pretrain.optimizer import (
     learning_rate,

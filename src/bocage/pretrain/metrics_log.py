@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bocage.embeddings.atomic import write_file
+from bocage.learn.finetune.log import METRICS_FILE, read_metrics
 
-FILE = "metrics.jsonl"
 PICTURE = "loss.png"
 _SMOOTHING = 0.98
 """Weight of the past in the smooth curve: about the last 50 steps."""
@@ -21,7 +21,7 @@ class MetricsLog:
 
     def __init__(self, run: Path, *, first_step: int) -> None:
         """Open the log of a run that goes on at ``first_step``; later lines are dropped."""
-        self.path = run / FILE
+        self.path = run / METRICS_FILE
         if self.path.exists():
             kept = [row for row in read_metrics(run) if row["step"] < first_step > 1]
             write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
@@ -34,22 +34,6 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's log; the last one may be torn by a kill and is left out."""
-    path = run / FILE
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
-    return rows
 
 
 def draw_curves(run: Path) -> Path | None:

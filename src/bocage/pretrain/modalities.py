@@ -135,12 +135,6 @@ def normalize(name: str, x: NDArray[Any]) -> FloatArray:
     return (np.asarray(x, np.float32) - low) / width
 
 
-def denormalize(name: str, x: NDArray[Any]) -> FloatArray:
-    """Back from what the models see to product units [..., C]."""
-    low, width = _low_width(name)
-    return np.asarray(x, np.float32) * width + low
-
-
 def _low_width(name: str) -> tuple[FloatArray, FloatArray]:
     table = modality(name)
     low, high = np.asarray(table.low), np.asarray(table.high)

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from bocage._version import __version__
 from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import ConfigError, ModelError
+from bocage.learn.predict.record import versions_of
 from bocage.models.config import ModelConfig
 from bocage.models.config_json import config_to_json, parse_config
 from bocage.pretrain.checkpoint import list_checkpoints
@@ -89,7 +89,7 @@ def begin_record(run: Path, recipe: Recipe, data: Mapping[str, Any]) -> None:
         "versions": {
             "python": sys.version.split()[0],
             "platform": platform.platform(),
-            **{name: found for name in _PACKAGES if (found := _version(name))},
+            **versions_of(_PACKAGES),
         },
     }
     with naming_failures(run):
@@ -133,10 +133,3 @@ def _no_run(run: Path, error: Exception) -> ModelError:
         expected="the folder of a pretraining run",
         fix="pass the --out of bocage pretrain run",
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from bocage.embeddings.atomic import write_file
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -25,7 +28,7 @@ class MetricsLog:
         kept = [row for row in read_metrics(folder) if row["step"] <= steps_done]
         if "test" in (kept[-1] if kept else {}):
             kept.pop()
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        write_file(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write(self, row: dict[str, Any]) -> None:
         """Add one line."""
@@ -38,14 +41,14 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines."""
+    """All whole lines of a run's log; one that was torn by a kill is left out."""
     path = folder / METRICS_FILE
     if not path.exists():
         return []
     rows = []
     for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break  # a killed process wrote half a line
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and "step" in row:
+                rows.append(row)
     return rows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,7 +44,7 @@ def write(out: Path, identity: Mapping[str, Any], **facts: Any) -> Path:
         "finished": _now(),
         "resolved": dict(identity),
         **facts,
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": versions_of(_PACKAGES),
     }
     path = path_of(out)
     write_file(path, (json.dumps(content, indent=1, default=str) + "\n").encode())
@@ -127,11 +128,13 @@ def _word(name: str) -> str:
     return re.sub(r"[^0-9A-Za-z_-]+", "-", name) or "class"
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """The version of each package that is installed."""
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _now() -> str:

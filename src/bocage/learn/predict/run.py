@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from bocage.embeddings.cog import own_grid
-from bocage.errors import StoreError
 from bocage.imagery.contents import contents_of
 from bocage.learn.predict import record
 from bocage.learn.predict.config import PredictConfig
@@ -21,6 +20,7 @@ from bocage.learn.predict.outputs import write_map
 from bocage.learn.predict.predictor import Predictor
 from bocage.learn.predict.result import PredictResult
 from bocage.learn.predict.scores import choose_years
+from bocage.learn.predict.target import in_the_way, is_ours
 from bocage.progress import progress
 
 
@@ -63,8 +63,8 @@ class Run:
         complete = []
         for target in targets:
             found = record.read(target)
-            if target.exists() and not _is_ours(target, fingerprint):
-                raise _in_the_way(target)
+            if target.exists() and not is_ours(target, fingerprint):
+                raise in_the_way(target)
             complete.append(
                 target.exists() and found is not None and found.get("fingerprint") == fingerprint
             )
@@ -79,7 +79,7 @@ class Run:
         found = [record.read(target) if target.exists() else None for target in targets]
         for target, told in zip(targets, found, strict=True):
             if told is not None and told.get("scene") != self.scene:
-                raise _in_the_way(target)
+                raise in_the_way(target)
         if any(told is None for told in found):
             return None
         return PredictResult(paths=tuple(targets), files=tuple(targets))
@@ -171,22 +171,3 @@ class Run:
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-
-
-def _in_the_way(target: Path) -> StoreError:
-    return StoreError(
-        got=f"{target}, which exists and was made otherwise",
-        expected="a new path, or the same probe, inputs unchanged since, and options",
-        fix="choose another --out, or delete the file",
-    )
-
-
-def _is_ours(target: Path, fingerprint: str) -> bool:
-    """Whether this run, or one like it, wrote the raster."""
-    import rasterio
-
-    try:
-        with rasterio.open(target) as file:
-            return bool(file.tags().get("BOCAGE_RUN") == fingerprint)
-    except rasterio.errors.RasterioIOError:
-        return False

@@ -1,11 +1,11 @@
-"""Where a map may be written."""
+"""Where a map may be written, and whether what lies there is that map."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from bocage.errors import ConfigError
+from bocage.errors import ConfigError, StoreError
 
 
 def check_target(out: Path, inputs: Iterable[object] = ()) -> Path:
@@ -29,3 +29,23 @@ def check_target(out: Path, inputs: Iterable[object] = ()) -> Path:
                 fix=f"use --out {Path(store).parent / out.name}",
             )
     return out
+
+
+def is_ours(target: Path, fingerprint: str) -> bool:
+    """Whether this run, or one like it, wrote the raster."""
+    import rasterio
+
+    try:
+        with rasterio.open(target) as file:
+            return bool(file.tags().get("BOCAGE_RUN") == fingerprint)
+    except rasterio.errors.RasterioIOError:
+        return False
+
+
+def in_the_way(target: Path) -> StoreError:
+    """The refusal to write over another map."""
+    return StoreError(
+        got=f"{target}, which exists and was made otherwise",
+        expected="a new path, or the same inputs unchanged since, and options",
+        fix="choose another --out, or delete the file",
+    )
