@@ -84,3 +84,15 @@ def test_pairs_left_out_take_zones_without_any_with_them():
     assert kept.start.tolist() == [0, 1, 3]
     assert kept.share.tolist() == [0.2, 0.4, 0.5]
     assert covered.where(np.zeros(5, bool)).zone.tolist() == []
+
+
+def test_holes_along_cells_that_touch_a_tile():
+    """Uncut, such zones end the process in exactextract 0.3: holes outside, on the border."""
+    shapes = []
+    for left in range(4, 19):
+        for top in range(4, 19):
+            hole = square(left, top, 2, 2)
+            shapes.append(square(-9, -9, 22.5, 60).difference(hole))
+    found = shares_of(shapes, 8)
+    expected = np.stack([exact_shares(s, SHAPE) for s in shapes[::7]])
+    np.testing.assert_allclose(found[::7], expected, atol=1e-6)

@@ -126,6 +126,18 @@ def test_a_failed_write_leaves_what_was_there(case, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.parquet", "v.tif"]
 
 
+def test_who_reads_the_old_table_reads_it_to_the_end(case, tmp_path):
+    raster, zones = case
+    out = tmp_path / "t.csv"
+    zonal_statistics(raster, zones, id_column="name", out=out)
+    before = out.read_bytes()
+    with out.open("rb") as reader:
+        start = reader.read(10)
+        zonal_statistics(raster, zones, id_column="name", out=out, stats="mean")
+        assert start + reader.read() == before
+    assert out.read_bytes() != before
+
+
 def test_a_killed_run_leaves_no_table(tmp_path):
     """Killed while it sums; the table of a run before is whole."""
     x = np.zeros((1, 3000, 3000), np.float32)

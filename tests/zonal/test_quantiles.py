@@ -25,12 +25,14 @@ def quantiles(x, weights, n_tiles, shares=SHARES):
 
 
 @pytest.mark.parametrize("n_tiles", [1, 5])
-@pytest.mark.parametrize("kind", ["normal", "whole", "huge"])
+@pytest.mark.parametrize("kind", ["normal", "whole", "huge", "close"])
 def test_as_numpy_with_weights(kind, n_tiles):
     rng = np.random.default_rng(1)
     x = rng.normal(0, 1, (2, 400)).astype(np.float32)
     if kind == "whole":
         x = np.round(x * 3)  # many ties, and -0
+    if kind == "close":
+        x = (1 + np.argsort(x, axis=1) % 256 * 2.0**-23).astype(np.float32)
     if kind == "huge":
         x = (np.sign(x) * 10 ** (x * 8)).astype(np.float32)
     weights = [rng.random(400), np.ones(400), np.where(rng.random(400) < 0.9, 1e-6, 1)]
@@ -63,3 +65,14 @@ def test_zones_of_another_group_are_left_alone():
         found.add(x, covered([0, 2], [[0, 1], [2]], [np.ones(2), np.ones(1)]))
         found.next_pass()
     assert found.result().ravel().tolist() == [9]
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.3, 1 / 3])
+@pytest.mark.parametrize("n_tiles", [1, 3])
+def test_rounding_of_weights_moves_nothing(weight, n_tiles):
+    """Equal weights whose sums are rounded: the quantile is that of counting."""
+    for n in range(3, 60):
+        x = np.random.default_rng(n).permutation(n).astype(np.float32)[None]
+        found = quantiles(x, [np.full(n, weight)], n_tiles, (0.1, 0.25, 0.5, 0.7))[0, 0]
+        expected = [-(-n * tenths // 100) - 1 for tenths in (10, 25, 50, 70)]
+        assert found.tolist() == expected
