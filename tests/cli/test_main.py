@@ -118,3 +118,37 @@ console()
     assert "tidied" in ran.stdout and "taken apart" not in ran.stdout
     assert ("olmoearth-v1.2-nano" in ran.stdout) == (code == 0)  # what was printed is not lost
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["embed", "SCENE", "--model", "bocage-nano", "--out", "x.zarr"],
+        ["bench", "encoder", "olmoearth-v1.2-nano"],
+        ["bench", "scene", "SCENE"],
+        ["finetune", "SCENE", "labels.geojson", "--model", "bocage-nano", "--out", "f"],
+        ["pretrain", "run", "samples", "--out", "y"],
+    ],
+)
+def test_the_core_without_torch_says_which_extra_a_command_needs(arguments, demo_scene, tmp_path):
+    ran = without("torch", [str(demo_scene) if a == "SCENE" else a for a in arguments], tmp_path)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert 'pip install "bocage[models]"' in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_core_without_torch_lists_the_models(tmp_path):
+    assert "olmoearth-v1.2-tiny" in without("torch", ["models"], tmp_path).stdout
+
+
+def without(package, arguments, folder):
+    """The command where a package is not installed."""
+    probe = f"""
+import sys
+sys.modules[{package!r}] = None
+from bocage.cli import console
+sys.argv = ["bocage", *{arguments}]
+console()
+"""
+    command = [sys.executable, "-c", probe]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

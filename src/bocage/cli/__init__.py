@@ -35,7 +35,7 @@ from bocage.cli.probe import probe
 from bocage.cli.search import search
 from bocage.cli.validate import validate
 from bocage.cli.zonal import zonal
-from bocage.errors import BocageError, BocageWarning, PartialError
+from bocage.errors import BocageError, BocageWarning, ConfigError, PartialError
 
 app = typer.Typer(
     name="bocage",
@@ -77,6 +77,23 @@ _KEPT = "; what is finished is kept, run the same command to go on"
 
 SPINS = 5000
 """How often a thread looks for its next layer before it sleeps; torch's library has 300,000."""
+
+EXTRAS = {
+    "torch": "models",
+    "safetensors": "models",
+    "huggingface_hub": "models",
+    "sklearn": "learn",
+    "scipy": "learn",
+    "geopandas": "learn",
+    "pyogrio": "learn",
+    "pyarrow": "learn",
+    "matplotlib": "learn",
+    "faiss": "search",
+    "exactextract": "zonal",
+    "h5py": "pretrain",
+    "hdf5plugin": "pretrain",
+}
+"""The extra that brings a package, by the name under which it is imported."""
 
 _shown: set[str] = set()
 
@@ -145,6 +162,19 @@ def main() -> None:
         sys.exit(2)
     except BocageError as error:
         _complain("error", error)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _complain(
+            "error",
+            ConfigError(
+                got=f"this command without the package {package}",
+                expected=f"the extra {EXTRAS[package]!r}",
+                fix=f'pip install "bocage[{EXTRAS[package]}]"',
+            ),
+        )
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()  # or Python complains about the pipe once more on its way out

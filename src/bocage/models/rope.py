@@ -149,7 +149,7 @@ def initial_mixed_frequencies(config: PositionConfig, heads: int, head_width: in
     arXiv:2403.13298).
     """
     quarter = head_width // 4
-    # On the CPU even where shapes alone are made: arithmetic of meta tensors loads torch's compiler.
+    # On the CPU even where shapes alone are made: arithmetic on meta loads torch's compiler.
     magnitudes = config.mixed_base ** (-4 * torch.arange(quarter, device="cpu") / head_width)
     random = torch.randn(heads, config.n_coordinates, 2, device="cpu")
     directions: Tensor = torch.linalg.qr(random)[0]
