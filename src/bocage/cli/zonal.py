@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bocage.cli.years import parse_years
+
 _ZONES = "Zones"
 _MAP = "Map"
 
@@ -71,7 +73,7 @@ def zonal(  # noqa: PLR0917 - one argument per option is how typer reads a comma
         kind=kind,  # type: ignore[arg-type]  # checked there
         classes=classes,
         dims=dims,
-        years=_years(years),
+        years=parse_years(years),
         config=ZonalConfig(
             stats=stats or (),
             above=above,
@@ -83,16 +85,3 @@ def zonal(  # noqa: PLR0917 - one argument per option is how typer reads a comma
     )
     if not dry_run:
         typer.echo(str(result))
-
-
-def _years(text: str | None) -> tuple[int, ...] | None:
-    from bocage.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(
-            got=f"--years {text}", expected="years", fix="use for example --years 2024,2025"
-        ) from error
