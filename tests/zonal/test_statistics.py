@@ -293,6 +293,15 @@ def test_quantiles_in_several_rounds_are_the_same(store, zones, monkeypatch):
         np.testing.assert_array_equal(pieces[column], whole[column])
 
 
+def test_an_empty_band_is_named(tmp_path):
+    x = np.ones((3, 6, 6), np.float32)
+    x[1] = np.nan
+    path = write_raster(tmp_path / "v.tif", x)
+    with pytest.warns(BocageWarning, match=r"1 of 3 bands \(band2\).*gdal_translate -b 1 -b 3"):
+        table = zonal_statistics(path, frame([square(0, 0, 3, 3)])).table
+    assert table["n_cells"][0] == 0
+
+
 def test_a_map_in_degrees(tmp_path):
     x = np.arange(200, dtype=np.float32).reshape(1, 10, 20)
     t = Affine(0.5, 0, 10, 0, -0.5, 62)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bocage.errors import ConfigError, InputError
+from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.memory import share_one_arena
 from bocage.progress import progress
 from bocage.zonal.config import ZonalConfig
@@ -18,7 +19,7 @@ from bocage.zonal.layers import Kind, Layers
 from bocage.zonal.opening import open_layers
 from bocage.zonal.quantiles import PASSES
 from bocage.zonal.result import ZonalResult
-from bocage.zonal.sums import Walk, add_up, plan_walk
+from bocage.zonal.sums import Walk, YearSums, add_up, plan_walk
 from bocage.zonal.table import make_table
 from bocage.zonal.zones import Zones, read_zones
 
@@ -114,6 +115,7 @@ def zonal_statistics(
         progress("summing", walk.n_reads, unit="tiles", enabled=show_progress) as advance,
     ):
         sums, on_map = add_up(walk, config, advance)
+    _warn_of_empty_bands(layers, sums)
     table = make_table(known, layers, sums, on_map, config)
     if target is not None:
         write_table(_with_origin(table, layers, config), target)
@@ -174,6 +176,23 @@ def _with_origin(table: Any, layers: Layers, config: ZonalConfig) -> Any:
     }
     table.attrs = {"bocage": json.dumps(origin, default=str)}
     return table
+
+
+def _warn_of_empty_bands(layers: Layers, sums: Sequence[YearSums]) -> None:
+    """A band without any data takes every cell out, which looks like a map without data."""
+    for year in sums:
+        empty = [i for i, there in enumerate(year.has_data, start=1) if not there]
+        if not empty or len(empty) == len(layers.features):
+            continue
+        full = " ".join(f"-b {i}" for i in range(1, len(layers.features) + 1) if i not in empty)
+        warnings.warn(
+            f"{layers.name} has no data under the zones in {len(empty)} of "
+            f"{len(layers.features)} bands ({layers.features[empty[0] - 1]}"
+            f"{', ...' if len(empty) > 1 else ''}), so no cell has data in all of them and the "
+            f"table is empty: keep the others with gdal_translate {full}",
+            BocageWarning,
+            stacklevel=3,
+        )
 
 
 def _paths(source: Any) -> list[str]:

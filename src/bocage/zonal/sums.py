@@ -50,6 +50,9 @@ class YearSums:
     classes: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     """Hectares [Z] by class value."""
 
+    has_data: NDArray[np.bool_]
+    """Bands [C] that hold a number anywhere in the tiles that were read."""
+
     yes: NDArray[np.float64] | None = None
     """Hectares [Z, C] where a band is at least the threshold."""
 
@@ -131,6 +134,7 @@ class _Year:
         self.counts_only = layers.kind in {"classes", "presence"}
         self.moments = Moments(n_zones, 0 if self.counts_only else n_features, names)
         self.hectares = np.zeros(n_zones)
+        self.has_data = np.zeros(n_features, bool)
         self.classes = None
         if layers.kind == "classes":
             self.classes = ClassAreas(n_zones, layers.classes, layers.name)
@@ -140,6 +144,8 @@ class _Year:
     def add(self, x: FloatArray, covered: Covered, hectares: NDArray[np.float64]) -> None:
         """Add a tile [C, n]; a cell without data in one band counts in none."""
         here = covered.where(_with_data(x)[covered.cell])
+        if not self.has_data.all():
+            self.has_data |= ~np.isnan(x).all(axis=1)
         if not len(here.zone):
             return
         self.hectares[here.zone] += here.matrix(len(hectares)) @ hectares
@@ -153,6 +159,7 @@ class _Year:
         return YearSums(
             n_cells=self.moments.weight,
             hectares=self.hectares,
+            has_data=self.has_data,
             stats={name: self.moments.result(name).astype(self.dtype) for name in self.names},
             classes={} if self.classes is None else dict(sorted(self.classes.hectares.items())),
             yes=None if self.yes is None else self.yes.hectares,
