@@ -13,6 +13,7 @@ from bocage.imagery import open_stack, read_window, stack_grid
 from bocage.sensors import LANDSAT, SENTINEL2_L2A
 from tests.imagery.conftest import plausible
 
+DAYS = ("2023-01-01", "2023-12-31", "2024-01-01", "2024-12-31")
 ALL = list(SENTINEL2_L2A.band_names)
 
 
@@ -364,3 +365,19 @@ def test_sentinel1_in_decibels_and_converted(write_raster):
     x = everything(open_stack(linear, scale="db"), "sentinel1")[0]
     np.testing.assert_allclose(x[:, 5:], decibels[:, 5:], atol=1e-4)
     assert np.isnan(x[:, :5]).all()
+
+
+def test_names_that_the_user_gives_outrank_what_a_folder_is_called(write_raster):
+    bands = ["B02", "B03", "B04", "B08"]
+    path = write_raster("s1/2023-01-01.tif", (4, 40, 40))
+    with pytest.warns(BocageWarning, match="lacks 8 of 12 bands"):
+        stack = open_stack(path, bands=bands)
+    assert list(stack.data_vars) == ["sentinel2_l2a"]
+    with pytest.raises(InputError, match="none of which is named as a band of sentinel1"):
+        open_stack(path, bands=bands, sensor="sentinel1")
+
+
+def test_a_year_ends_with_its_last_day(write_raster):
+    paths = [write_raster(f"{day}.tif", (12, 20, 20), descriptions=ALL) for day in DAYS]
+    for dates, count in ((("2023", "2023"), 2), (("2023-12", "2024"), 3), ((2024, 2024), 2)):
+        assert open_stack(paths, dates=dates).sizes["time"] == count

@@ -99,7 +99,9 @@ def test_a_map_in_another_crs_than_utm_becomes_a_cog_and_no_store(tmp_path):
     stack = open_stack(path)
     with pytest.raises(InputError, match="utm"):
         embed(stack, PatchMean(), out=tmp_path / "x.zarr", **OPTIONS)
-    embed(stack, PatchMean(), out=tmp_path / "x.tif", **OPTIONS)
+    first = embed(stack, PatchMean(), out=tmp_path / "x.tif", **OPTIONS)
+    again = embed(stack, PatchMean(), out=tmp_path / "x.tif", **OPTIONS)
+    assert again.n_windows == 0 and again.valid_fraction == first.valid_fraction == 1
     emb = open_embeddings(tmp_path / "x.tif")
     assert emb.rio.crs.to_epsg() == 3035
     expected = x.reshape(12, 16, 4, 16, 4).mean(axis=(2, 4)) / 10000

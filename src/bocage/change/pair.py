@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from affine import Affine
 
+from bocage.contents import contents_of
 from bocage.errors import BocageWarning, InputError, SourceError
 from bocage.geo import Grid
-from bocage.imagery.contents import contents_of
 from bocage.learn.raster import Raster, raster_of
 from bocage.learn.source import embeddings_at
 

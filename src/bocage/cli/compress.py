@@ -44,6 +44,8 @@ def compress(  # noqa: PLR0917 - one argument per option is how typer reads a co
     from bocage.embeddings.codecs.compress import compress as run
 
     result = run(source, out, codec=codec, embedding_column=embedding_column, show_progress=True)
+    if not result.n_vectors:
+        typer.echo("nothing to do: all of it was compressed before")
     typer.echo(
         f"{result.path}: {format_bytes(result.n_bytes)} of {result.codec} codes "
         f"for {format_bytes(result.float_bytes)} of float32"

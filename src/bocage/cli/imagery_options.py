@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from calendar import monthrange
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -107,7 +106,7 @@ class ImageryOptions:
             found["max_cloud_percent"] = self.max_cloud
         if self.dates:
             first, _, last = self.dates.partition("/")
-            found["dates"] = (first, _last_day(last or first))
+            found["dates"] = (first, last or first)
         if self.bbox:
             found["bbox"] = _bbox(self.bbox)
         if self.catalog:
@@ -163,14 +162,6 @@ def _sides(name: str, value: Any) -> tuple[Any, Any]:
             fix=f"use --{name} before=X,after=Y",
         )
     return both.group(1), both.group(2)
-
-
-def _last_day(text: str) -> str:
-    """The last day of a year or month, which `open_stack` would take for its first; or the text."""
-    year, _, month = text.strip().partition("-")
-    if not (re.fullmatch(r"\d{4}", year) and re.fullmatch(r"|0[1-9]|1[0-2]", month)):
-        return text
-    return f"{year}-{month or 12}-{monthrange(int(year), int(month or 12))[1]}"
 
 
 def _bbox(text: str) -> tuple[float, ...]:

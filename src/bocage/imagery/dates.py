@@ -8,6 +8,7 @@ the official evaluations, with a warning, because later releases use the full da
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections.abc import Sequence
 from datetime import date as day
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,16 @@ def date_in_name(name: str) -> np.datetime64 | None:
         return np.datetime64(f"{month_found.group(1)}-{month_found.group(2)}-01", "D")
     year_found = _YEAR.match(name)
     return np.datetime64(f"{year_found.group(1)}-01-01", "D") if year_found else None
+
+
+def last_day(value: Any) -> Any:
+    """What ends a span: the last day of a year or month ("2024", "2024-06"); any other as it is."""
+    text = str(value).strip() if isinstance(value, str | int) else ""
+    found = re.fullmatch(r"(\d{4})(?:-(0[1-9]|1[0-2]))?", text)
+    if found is None:
+        return value
+    year, month = int(found.group(1)), int(found.group(2) or 12)
+    return f"{year:04d}-{month:02d}-{monthrange(year, month)[1]}" if year else value
 
 
 def parse_date(value: Any) -> np.datetime64:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bocage.errors import ConfigError, InputError, SourceError
 from bocage.imagery.checks import check_opened
-from bocage.imagery.dates import parse_date
+from bocage.imagery.dates import last_day, parse_date
 from bocage.imagery.opened import Opened, OpenOptions
 from bocage.memory import share_one_arena
 from bocage.sensors import sensor as sensor_table
@@ -51,7 +51,7 @@ def open_stack(
         bands: Band names in file order ("" skips one), or a dict from the source's names.
         date: The date of the imagery, or one per file or time step. Otherwise dates come from file
             and folder names (a month or year means its first day) or metadata.
-        dates: First and last day to keep.
+        dates: First and last day to keep; a year or month ends with its last day.
         crs: Warp to this CRS ("utm": zone of the centre). Needed when the inputs have several.
         resolution_m: Pixel size; the models were trained on 10.
         bbox: West, south, east, north to keep, in ``bbox_crs`` (degrees by default).
@@ -80,6 +80,8 @@ def open_stack(
             expected="a first and a last day",
             fix='pass for example dates=("2024-01-01", "2024-12-31"), or date= for the stamp',
         )
+    if dates is not None:
+        dates = dates[0], last_day(dates[1])
     options = OpenOptions(
         sensor=sensor,
         bands=bands,

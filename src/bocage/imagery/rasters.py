@@ -270,6 +270,9 @@ def _bands_of_file(
             resolution_m=header.resolution,
             where=header.path,
         )
+        if named is None and options.bands is not None and options.sensor is None:
+            # Names that the user gives outrank what the path of the file looks like.
+            named = names.name_band(token, neighbours=neighbours, where=header.path)
         if named is None:
             log.info("%s: %s is not a band the models read; left out", header.path, token)
             continue

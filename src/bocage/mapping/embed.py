@@ -73,8 +73,7 @@ def embed(
     is_cog = _check_out(out, resolved, part)
     finished = record.read(out)
     if is_cog and out.exists():
-        _check_same(out, finished, resolved)
-        return _result(out, resolved, finished)
+        return _result(out, resolved, _same(out, finished, resolved))
     start = time.perf_counter()
     job = _open_job(stack, resolved, model, out, is_cog)
     if report is not None:
@@ -190,9 +189,10 @@ def _finish(
 ) -> EmbedResult:
     from bocage.embeddings import export_cog, write_stac_item
 
-    if is_cog and out.exists() and _is_same(record.read(out), job.plan):
+    finished = record.read(out)
+    if is_cog and out.exists() and finished is not None and _is_same(finished, job.plan):
         # Another process of this run was faster, and the scratch store is gone.
-        return _result(out, job.plan, record.read(out))
+        return _result(out, job.plan, finished)
     everything = job.work()
     done = [work for work in everything if job.markers.is_done(key_of(*work))]
     valid = _valid_fraction(job, done)
@@ -243,8 +243,9 @@ def _is_same(finished: dict[str, Any] | None, plan: EmbedPlan) -> bool:
     return finished is not None and finished.get("fingerprint") == plan.fingerprint
 
 
-def _check_same(out: Path, finished: dict[str, Any] | None, plan: EmbedPlan) -> None:
-    if not _is_same(finished, plan):
+def _same(out: Path, finished: dict[str, Any] | None, plan: EmbedPlan) -> dict[str, Any]:
+    """The record of an output, if it is that of this run."""
+    if finished is None or not _is_same(finished, plan):
         raise StoreError(
             got=f"{out}, which exists"
             + (
@@ -255,15 +256,16 @@ def _check_same(out: Path, finished: dict[str, Any] | None, plan: EmbedPlan) -> 
             expected="a new path or the same configuration",
             fix="choose another --out, or delete the file",
         )
+    return finished
 
 
-def _result(out: Path, plan: EmbedPlan, finished: dict[str, Any] | None) -> EmbedResult:
+def _result(out: Path, plan: EmbedPlan, finished: dict[str, Any]) -> EmbedResult:
     return EmbedResult(
         path=out,
         files=(out,),
         n_windows=0,
         n_blocks_kept=len(plan.layout.blocks()),
-        valid_fraction=float((finished or {}).get("valid_fraction", float("nan"))),
+        valid_fraction=float(finished["output"]["valid_fraction"]),
         wall_s=0.0,
         clock=Clock(),
     )

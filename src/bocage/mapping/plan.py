@@ -208,8 +208,8 @@ class EmbedPlan:
 
 def make_plan(stack: xr.Dataset, model: WindowModel, config: EmbedConfig) -> EmbedPlan:
     """Resolve a run; InputError for a stack without dates or with more than a year as one."""
+    from bocage.contents import contents_of
     from bocage.imagery import stack_grid
-    from bocage.imagery.contents import contents_of
 
     grid = stack_grid(stack)
     sources = tuple(str(s) for s in stack.attrs.get("bocage_sources", ()))

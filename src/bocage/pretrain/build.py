@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bocage.contents import contents_of
 from bocage.errors import BocageError, BocageWarning, InputError, SourceError
-from bocage.imagery.contents import contents_of
 from bocage.learn.raster import reading_of
 from bocage.pretrain.build_config import BuildConfig
 from bocage.pretrain.build_windows import Cut, CutWindow, cut_window, plan_windows

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bocage.contents import contents_of
 from bocage.errors import BocageError, InputError
-from bocage.imagery.contents import contents_of
 from bocage.pretrain.official_h5 import H5Samples, read_official
 from bocage.pretrain.store import StoreLayout, StoreWriter
 from bocage.progress import progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,6 +115,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(store, tmp_path: Path
         assert (killed / os.path.relpath(file, whole)).read_bytes() == file.read_bytes()
     with pytest.raises(StoreError, match="unfinished result of the same command"):
         compress(source, killed, codec="int8")
+
+
+def test_codes_of_what_a_grid_held_before_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    source, out = tmp_path / "emb.zarr", tmp_path / "codes"
+    make_grid(source, (60, 50))
+    first = compress(source, out, codec="int8")
+    assert compress(source, out, codec="int8").n_vectors == 0 < first.n_vectors
+    shutil.rmtree(source)
+    make_grid(source, (60, 50))
+    with pytest.raises(StoreError, match="before it was written anew"):
+        compress(source, out, codec="int8")
 
 
 def test_codecs_of_another_model_or_dimension_are_refused(store, tmp_path: Path) -> None:

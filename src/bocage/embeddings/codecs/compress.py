@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.contents import contents_of
 from bocage.embeddings.codecs.codec import Codec, valid_rows
 from bocage.embeddings.codecs.compress_result import CompressResult
 from bocage.embeddings.codecs.compress_table import compress_table
@@ -54,7 +55,8 @@ def compress(
     """Compress a grid (Zarr, COG) or a GeoParquet table of embeddings with a codec.
 
     `codec` is a name, fitted here on a sample of the source, or a fitted Codec (of the same model).
-    A killed run goes on when the same command is run again; a finished one does nothing. Tables
+    A killed run goes on when the same command is run again; a finished one does nothing. StoreError
+    if `out` holds other codes, or codes of what the source held before it was written anew. Tables
     keep their other columns and get a column `code` in place of the embedding.
     """
     path = Path(source)
@@ -80,11 +82,12 @@ def _compress_grid(
 
     raster = open_raster(source)
     name = codec if isinstance(codec, str) else codec.name
+    contents = contents_of([source])
     if (out / "zarr.json").exists():
-        fitted = _resumable(out, name, raster)
+        fitted = _resumable(out, name, raster, contents)
     else:
         fitted = _fit_on_grid(raster, codec, seed)
-        _create(out, fitted, raster, str(source))
+        _create(out, fitted, raster, str(source), contents)
     import zarr
 
     group = zarr.open_group(str(out), mode="r+")
@@ -172,7 +175,7 @@ def _fit_on_grid(raster: LazyRaster, codec: str | Codec, seed: int) -> Codec:
     return make_codec(codec, seed=seed).fit(np.concatenate(parts), model=model)
 
 
-def _create(out: Path, codec: Codec, raster: LazyRaster, source: str) -> None:
+def _create(out: Path, codec: Codec, raster: LazyRaster, source: str, contents: str) -> None:
     import zarr
 
     from bocage.embeddings.atomic import directory_in_place
@@ -188,6 +191,7 @@ def _create(out: Path, codec: Codec, raster: LazyRaster, source: str) -> None:
                 "format": FORMAT,
                 "codec": describe(codec),
                 "source": source,
+                "contents": contents,
                 "crs": raster.grid.crs,
                 "transform": [t.a, t.b, t.c, t.d, t.e, t.f],
                 "years": list(raster.years),
@@ -231,13 +235,19 @@ def _create(out: Path, codec: Codec, raster: LazyRaster, source: str) -> None:
         )
 
 
-def _resumable(out: Path, name: str, raster: LazyRaster) -> Codec:
+def _resumable(out: Path, name: str, raster: LazyRaster, contents: str) -> Codec:
     stored = open_compressed(out)
     same_shape = (stored.shape[0], *stored.shape[2:]) == (raster.shape[0], *raster.shape[2:])
     if stored.codec.name != name or not same_shape or stored.codec.dims != raster.shape[1]:
         raise StoreError(
             got=f"{out}, which holds {stored.codec.name} codes of a grid of {stored.shape}",
             expected=f"the unfinished result of the same command ({name}, {raster.shape})",
+            fix="choose another output, or delete this one",
+        )
+    if stored.group.attrs.get("contents", contents) != contents:
+        raise StoreError(
+            got=f"{out}, made of {stored.group.attrs['source']} before it was written anew",
+            expected="the unfinished or finished result of this source",
             fix="choose another output, or delete this one",
         )
     return stored.codec

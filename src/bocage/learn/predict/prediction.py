@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bocage.contents import contents_of
 from bocage.embeddings.cog import own_grid
 from bocage.errors import ConfigError, InputError
-from bocage.imagery.contents import contents_of
 from bocage.learn.predict.blocks import write_blocks
 from bocage.learn.predict.config import PredictConfig
 from bocage.learn.predict.intervals import read_reference

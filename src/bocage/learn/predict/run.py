@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bocage.contents import contents_of
 from bocage.embeddings.cog import own_grid
-from bocage.imagery.contents import contents_of
 from bocage.learn.predict import record
 from bocage.learn.predict.config import PredictConfig
 from bocage.learn.predict.layer import tiles

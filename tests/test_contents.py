@@ -1,6 +1,6 @@
 import os
 
-from bocage.imagery.contents import contents_of
+from bocage.contents import contents_of
 
 
 def test_the_hash_follows_size_and_time_of_each_file(tmp_path):
