@@ -37,6 +37,16 @@ def test_two_years_of_one_store_are_a_pair(tmp_path, years):
     np.testing.assert_array_equal(everything(opened)[0], everything(open_pair(store))[0])
 
 
+def test_two_precisions_are_compared_with_a_warning(tmp_path, years):
+    stores = [
+        write_store(tmp_path / f"{precision}.zarr", [x], (year,), attrs={"precision": precision})
+        for precision, x, year in zip(("bf16", "fp32"), years, (2024, 2025), strict=True)
+    ]
+    with pytest.warns(BocageWarning, match=r"bf16.zarr was embedded in bf16 and .*fp32.zarr in fp"):
+        open_pair(*stores)
+    open_pair(stores[0], write_store(tmp_path / "old.zarr", [years[1]], (2025,)))  # says nothing
+
+
 @pytest.mark.parametrize("shift", [(0, 0), (7, -4), (-30, 55)])
 def test_maps_that_overlap_in_part_are_compared_where_both_are(tmp_path, years, shift):
     t = Affine(40, 0, 700_000, 0, -40, 3_200_000)

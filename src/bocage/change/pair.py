@@ -337,6 +337,14 @@ def _check_kinds(before: _Time, after: _Time) -> None:
                 expected=f"the same {words} at both times",
                 fix=f"embed both with the same {words}; other vectors have nothing in common",
             )
+    a, b = (side.raster.attrs.get("precision") for side in (before, after))
+    if a and b and a != b:
+        warnings.warn(
+            f"{before.name} was embedded in {a} and {after.name} in {b}: without any change they "
+            "still differ by rounding; embed both with the same --precision",
+            BocageWarning,
+            stacklevel=4,
+        )
     a, b = len(before.raster.features), len(after.raster.features)
     if a != b:
         raise InputError(

@@ -152,6 +152,7 @@ def _open_job(
         attrs={
             "dates": list(plan.dates),
             "weights_id": plan.weights_id,
+            "precision": plan.precision,
             "sources": list(plan.sources),
             "fingerprint": plan.fingerprint,
         },
