@@ -290,3 +290,19 @@ def test_places_outside_the_world_are_refused(corpus: Corpus, tmp_path: Path) ->
         index(ArraySource(corpus.x[:50], corpus.lonlat[:50] * 40_000), tmp_path / "i")
     with pytest.raises(InputError, match="NaN or infinity"):
         ArraySource(corpus.x[:50], corpus.lonlat[:50] * np.nan)
+
+
+def test_a_name_that_is_taken_is_refused_before_the_work(
+    corpus: Corpus, tmp_path: Path, monkeypatch
+) -> None:
+    taken = tmp_path / "index"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+
+    def read(*_args, **_options):
+        raise AssertionError("read before the name was looked at")
+
+    monkeypatch.setattr("bocage.search.build.learn", read)
+    with pytest.raises(StoreError, match="exists already"):
+        index(ArraySource(corpus.x, corpus.lonlat), taken)
+    assert [path.name for path in tmp_path.rglob("*")] == ["index", "notes.txt"]

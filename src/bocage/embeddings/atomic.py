@@ -50,10 +50,11 @@ def directory_in_place(target: Path) -> Iterator[Path]:
 
     Two processes may try at once: the second finds the target taken and gets a StoreError.
     """
+    with naming_failures(target):
+        _check_free(target)  # before the work, which may take hours
     with naming_failures(target), scratch_beside(target) as folder:
         yield folder
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise _taken(target)
+        _check_free(target)
         try:
             folder.replace(target)
         except OSError as error:
@@ -124,6 +125,11 @@ def _free_bytes(folder: Path) -> int:
         return shutil.disk_usage(folder).free
     except OSError:
         return _NO_ROOM_BYTES
+
+
+def _check_free(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise _taken(target)
 
 
 def _taken(target: Path) -> StoreError:

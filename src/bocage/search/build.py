@@ -135,12 +135,12 @@ def index(
     )
     model = model or opened.model
     target = Path(out)
-    learned = learn(opened, options, model)
     with (
         directory_in_place(target) as folder,
         tempfile.TemporaryDirectory(dir=folder) as scratch,
         progress("index", 2 * max(opened.n_rows, 1), unit="rows", enabled=show_progress) as advance,
     ):
+        learned = learn(opened, options, model)
         build = _Build(folder, Path(scratch), learned, options, advance)
         build.spill(opened)
         return build.write(target)
