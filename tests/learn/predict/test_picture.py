@@ -48,3 +48,29 @@ def test_without_matplotlib_the_map_stands_alone(tmp_path, monkeypatch):
     legend = Legend.of([{"value": 0, "name": "a", "color": None}])
     path = write_map(tmp_path / "map.tif", np.zeros((64, 128), np.uint8))
     assert read_png(draw(path, tmp_path / "a.png", legend=legend)).shape == (256, 512, 4)
+
+
+@pytest.mark.parametrize(("limits", "beyond"), [((0.0, 200.0), "neither"), ((20.0, 200.0), "min")])
+def test_numbers_stand_beside_their_ramp(tmp_path, monkeypatch, limits, beyond):
+    asked, make = [], picture._ramp_panel
+    monkeypatch.setattr(picture, "_ramp_panel", lambda *a: asked.append(a) or make(*a))
+    x = np.linspace(0, 200, 64 * 128).reshape(64, 128).astype(np.uint8)
+    path = write_map(tmp_path / "map.tif", x)
+    colors = ["#ff0000", "#00ff00", "#0000ff"]
+    found = read_png(draw(path, tmp_path / "a.png", limits=limits, colors=colors))
+    assert found.shape == (256, 512 + 90, 4)
+    assert [a[3] for a in asked] == [beyond]
+    monkeypatch.setattr(picture, "find_spec", lambda _name: None)
+    alone = read_png(draw(path, tmp_path / "b.png", limits=limits, colors=colors))
+    np.testing.assert_array_equal(found[:, :512], alone)
+    column = found[:, 512 + 18, :3].astype(int)  # through the middle of the ramp, top to bottom
+    colored = column[(column.max(axis=1) - column.min(axis=1)) > 100]
+    assert colored[2][2] > 230 and colored[-3][0] > 230  # the largest number on top
+    assert (colored[len(colored) // 2] - [0, 255, 0]).tolist() == pytest.approx([0, 0, 0], abs=15)
+
+
+def test_a_map_of_one_value_or_of_none_is_drawn(tmp_path):
+    for name, value in (("one", 7), ("none", 255)):
+        path = write_map(tmp_path / f"{name}.tif", np.full((20, 20), value, np.uint8))
+        found = read_png(draw(path, tmp_path / f"{name}.png"))
+        assert (found[:500, :500, 3] == (255 if value == 7 else 0)).all()

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,14 @@ _VISIBLE_PX = 512
 _LEGEND_ROW_PX = 20
 """Height of a name in a legend."""
 
+_RAMP_PX = 90
+"""Width of a ramp with its numbers."""
+
+_LEAST_RAMP_PX = 120
+
+Ends = Literal["neither", "both", "min", "max"]
+"""Ends of a ramp, in matplotlib's words."""
+
 
 def draw(
     raster: Path,
@@ -35,9 +43,9 @@ def draw(
 ) -> Path:
     """Draw a band of a raster; transparent where there is no data.
 
-    With a legend in its colors, which stands beside it where matplotlib is installed (the extra
-    learn); else on a ramp between the limits (by default the 2nd and 98th percentile of what is
-    drawn).
+    With a legend in its colors, else on a ramp between the limits (by default the 2nd and 98th
+    percentile of what is drawn). The names of the colors, or the ramp with its numbers, stand
+    beside it where matplotlib is installed (the extra learn).
     """
     import rasterio
     from rasterio.enums import Resampling
@@ -49,11 +57,19 @@ def draw(
         how = Resampling.nearest if legend else Resampling.average
         x = file.read(band, out_shape=shape_yx, resampling=how, masked=True)
         values = np.ma.filled(x.astype(np.float32), np.nan) * np.float32(file.scales[band - 1])
-    rgba = _classes(values, legend) if legend else _ramp(values, limits, colors)
+    there = values[~np.isnan(values)]
+    span = limits or _stretch(there)
+    rgba = _classes(values, legend) if legend else _ramp(values, span, colors)
     times = max(1, min(_VISIBLE_PX, max_px) // max(shape_yx))
     rgba = rgba.repeat(times, axis=1).repeat(times, axis=2)
-    if legend is not None and find_spec("matplotlib") is not None:
-        rgba = _side_by_side(rgba, _legend_panel(legend, rgba.shape[1]))
+    if find_spec("matplotlib") is not None:
+        height = rgba.shape[1]
+        beside = (
+            _legend_panel(legend, height)
+            if legend
+            else _ramp_panel(span, colors, height, _beyond(span, there))
+        )
+        rgba = _side_by_side(rgba, beside)
     with naming_failures(png), scratch_beside(png) as folder:
         made = folder / "picture.png"
         _write_png(made, rgba)
@@ -95,6 +111,36 @@ def _legend_panel(legend: Legend, height_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(panel.transpose(2, 0, 1))
 
 
+def _ramp_panel(
+    span: tuple[float, float], colors: Sequence[str], height_px: int, beyond: Ends
+) -> NDArray[np.uint8]:
+    """The ramp with its numbers [4, h, w] on white; pointed where the map goes beyond."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.figure import Figure
+
+    height_px = min(max(height_px, _LEAST_RAMP_PX), _VISIBLE_PX)
+    figure = Figure(figsize=(_RAMP_PX / 100, height_px / 100), dpi=100, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    Colorbar(
+        figure.add_axes((0.12, 0.06, 0.16, 0.88)),
+        cmap=LinearSegmentedColormap.from_list("ramp", list(colors)),
+        norm=Normalize(span[0], span[1] if span[1] > span[0] else span[0] + 1e-12),
+        extend=beyond,
+    ).ax.tick_params(labelsize=8)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba()).transpose(2, 0, 1))
+
+
+def _beyond(span: tuple[float, float], values: NDArray[np.float32]) -> Ends:
+    """At which ends of a span values lie beyond it."""
+    below = bool((values < span[0]).any())
+    if (values > span[1]).any():
+        return "both" if below else "max"
+    return "min" if below else "neither"
+
+
 def _side_by_side(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two pictures [4, h, w] from the same top; what is below the shorter one is transparent."""
     height = max(left.shape[1], right.shape[1])
@@ -103,10 +149,10 @@ def _side_by_side(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[
 
 
 def _ramp(
-    values: NDArray[np.float32], limits: tuple[float, float] | None, colors: Sequence[str]
+    values: NDArray[np.float32], span: tuple[float, float], colors: Sequence[str]
 ) -> NDArray[np.uint8]:
     valid = ~np.isnan(values)
-    low, high = limits or _stretch(values[valid])
+    low, high = span
     stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colors], np.float64)
     where = np.clip((np.where(valid, values, low) - low) / max(high - low, 1e-12), 0, 1)
     at = np.linspace(0, 1, len(stops))
