@@ -144,7 +144,9 @@ class _Run:
         log = MetricsLog(self.out, steps_done=self.step, enabled=self.processes.writes)
         if report is not None and self.processes.writes:
             report(describe(self.data, self.begun, self.config, self.batches))
-            if self.step:
+            if self.step >= self.schedule.total:
+                report(f"nothing to do: all {self.step} steps were done before")
+            elif self.step:
                 report(f"resume   from step {self.step} of {self.schedule.total}")
         left = self.schedule.total - self.step
         with progress("finetune", left, unit="steps", enabled=show_progress) as advance:
