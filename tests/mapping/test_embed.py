@@ -103,6 +103,7 @@ def test_a_map_in_another_crs_than_utm_becomes_a_cog_and_no_store(tmp_path):
     again = embed(stack, PatchMean(), out=tmp_path / "x.tif", **OPTIONS)
     assert again.n_windows == 0 and again.valid_fraction == first.valid_fraction == 1
     emb = open_embeddings(tmp_path / "x.tif")
+    assert emb.attrs["precision"] == "fp32"
     assert emb.rio.crs.to_epsg() == 3035
     expected = x.reshape(12, 16, 4, 16, 4).mean(axis=(2, 4)) / 10000
     np.testing.assert_allclose(emb.values[0], expected, atol=1e-6)
