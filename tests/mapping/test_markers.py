@@ -32,7 +32,7 @@ def test_a_finished_block_is_remembered_with_its_facts(markers):
 
 def test_the_same_configuration_goes_on_and_another_is_refused_by_name(markers):
     markers.prepare({"model": "a", "patch_size": 4})
-    with pytest.raises(StoreError, match="patch_size 4 instead of 8"):
+    with pytest.raises(StoreError, match=r"patch_size 4 \(now 8\)"):
         markers.prepare({"model": "a", "patch_size": 8})
 
 

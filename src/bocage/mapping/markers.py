@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bocage.difference import describe_difference
 from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import StoreError
 
@@ -48,7 +49,7 @@ class Markers:
         theirs = json.loads(path.read_text())
         if theirs != identity:
             raise StoreError(
-                got=f"{self.store} made with {_difference(theirs, identity)}",
+                got=f"{self.store} made with {describe_difference(theirs, identity)}",
                 expected="the same options and unchanged inputs",
                 fix="repeat the old options, choose another --out, or delete the store",
             )
@@ -108,18 +109,3 @@ class Claim:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-
-def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    names = [n for n in sorted(theirs.keys() | ours.keys()) if theirs.get(n) != ours.get(n)]
-    parts = []
-    for name in names[:3]:
-        old, new = (str(side.get(name)) for side in (theirs, ours))
-        if name == "contents":
-            parts.append("other contents of its input files")
-            continue
-        if len(old) + len(new) > 80:
-            parts.append(f"other {name}")
-        else:
-            parts.append(f"{name} {old} instead of {new}")
-    return ", ".join(parts) + (" and more" if len(names) > 3 else "")

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from bocage._version import __version__
+from bocage.difference import describe_difference
 from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import ConfigError, ModelError
 from bocage.learn.predict.record import versions_of
 from bocage.models.config import ModelConfig
 from bocage.models.config_json import config_to_json, parse_config
 from bocage.pretrain.checkpoint import list_checkpoints
-from bocage.pretrain.difference import describe_difference
 from bocage.pretrain.recipe import Recipe
 from bocage.pretrain.sample import Samples
 

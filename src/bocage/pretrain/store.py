@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bocage.difference import describe_difference
 from bocage.embeddings.atomic import naming_failures, write_file
 from bocage.errors import InputError, StoreError
 from bocage.learn.predict.lock import hold, let_go
-from bocage.pretrain.difference import describe_difference
 from bocage.pretrain.modalities import MODALITIES, modality
 from bocage.pretrain.sample import MAX_STEPS, Sample, check_sample, present_steps
 
