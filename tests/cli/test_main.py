@@ -35,6 +35,13 @@ def test_output_that_cannot_be_written_is_no_traceback(arguments):
     assert ran.returncode == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_failure(closed):
+    line = f"{sys.executable} -m bocage models {closed}"
+    ran = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr
+
+
 def test_a_reader_that_leaves_early_is_no_error_message():
     line = f"{sys.executable} -m bocage models | head -1"
     ran = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)

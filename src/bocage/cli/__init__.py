@@ -141,7 +141,7 @@ def console() -> NoReturn:
     atexit._run_exitfuncs()  # temporary files, child processes, logs
     try:
         for stream in (sys.stdout, sys.stderr):
-            if not stream.closed:
+            if stream is not None and not stream.closed:  # None: begun with a closed one
                 stream.flush()
     except BrokenPipeError:
         code = 1
