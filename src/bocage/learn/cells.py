@@ -12,7 +12,8 @@ from affine import Affine
 
 from bocage.errors import BocageWarning, ConfigError, InputError
 from bocage.geo import Grid
-from bocage.learn.labels import Labels, Task, import_geopandas
+from bocage.learn.labels import Labels, Task
+from bocage.learn.vector_file import import_geopandas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

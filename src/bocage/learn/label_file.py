@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bocage.errors import BocageWarning, ConfigError, InputError, SourceError
+from bocage.learn.vector_file import import_geopandas, read_shapes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,31 +86,9 @@ def read_label_file(
 
 
 def _open(path: Path, layer: str | None) -> Any:
-    geopandas = import_geopandas()
-    if not path.exists():
-        raise SourceError(
-            got=f"{path}, which does not exist", expected="a file of labels", fix="check the path"
-        )
-    try:
-        if path.suffix.lower() in {".parquet", ".geoparquet", ".gpq"}:
-            return geopandas.read_parquet(path)
-        if path.suffix.lower() == ".csv":
-            return _open_csv(path)
-        frame = geopandas.read_file(path, **({} if layer is None else {"layer": layer}))
-    except (OSError, ValueError, RuntimeError) as error:
-        # pyogrio's errors are RuntimeErrors, pyarrow's are ValueErrors.
-        raise SourceError(
-            got=f"{path} ({str(error).splitlines()[0]})",
-            expected="GeoParquet, GeoJSON, GeoPackage, CSV or another vector file",
-            fix="check that the file is whole and, if it has layers, name one",
-        ) from error
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        raise InputError(
-            got=f"{path.name}, a table without shapes",
-            expected="labelled points, lines or polygons",
-            fix="if it has layers, name the one with shapes (--layer)",
-        )
-    return frame
+    if path.suffix.lower() == ".csv" and path.exists():
+        return _open_csv(path)
+    return read_shapes(str(path), layer, what="labelled points, lines or polygons")
 
 
 def _open_csv(path: Path) -> Any:
@@ -129,6 +108,12 @@ def _open_csv(path: Path) -> Any:
             got=f"{path.name}, which is not in UTF-8",
             expected="a table in UTF-8",
             fix='save it as "CSV UTF-8", or as GeoPackage',
+        ) from error
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            got=f"{path} ({str(error).splitlines()[0]})",
+            expected="a table with a header and columns lon and lat",
+            fix="check that the file is whole",
         ) from error
     lower = {str(c).strip().lower(): c for c in reversed(frame.columns)}
     found = [next((lower[n] for n in names if n in lower), None) for names in _PLACE_COLUMNS]
@@ -330,16 +315,3 @@ def _years(path: Path, frame: Any, column: str | None) -> NDArray[np.int32]:
             fix="correct them, or name another --date-column",
         )
     return np.asarray(dates.dt.year, np.int32)
-
-
-def import_geopandas() -> Any:
-    """The package geopandas, or how to install it."""
-    try:
-        import geopandas
-    except ImportError as error:
-        raise ConfigError(
-            got="labels without the package geopandas",
-            expected="the extra learn",
-            fix='pip install "bocage[learn]"',
-        ) from error
-    return geopandas

@@ -17,14 +17,14 @@ import numpy as np
 
 from bocage.errors import BocageWarning, InputError
 from bocage.learn.classes import LabelClass, check_classes, make_classes, read_classes
-from bocage.learn.label_file import LabelFile, Task, import_geopandas, read_label_file
+from bocage.learn.label_file import LabelFile, Task, read_label_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bocage.types import PathLike
 
-__all__ = ["Labels", "Task", "import_geopandas", "read_labels"]
+__all__ = ["Labels", "Task", "read_labels"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bocage.errors import BocageWarning, ConfigError, InputError, SourceError
+from bocage.errors import BocageWarning, ConfigError, InputError
+from bocage.learn.vector_file import import_geopandas, read_shapes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def read_zones(
     Invalid polygons are repaired with a warning that names them. InputError for points and lines,
     a missing CRS, doubled or missing identifiers, coordinates that are no degrees.
     """
-    geopandas = import_geopandas()
+    geopandas = import_geopandas("zones", "zonal")
     if isinstance(source, (geopandas.GeoDataFrame, geopandas.GeoSeries)):
         name, frame = "the zones", source.copy()
         if isinstance(source, geopandas.GeoSeries):
@@ -145,7 +146,10 @@ def read_zones(
             fix="try geopandas.GeoDataFrame(geometry=shapes, crs=...)",
         )
     else:
-        name, frame = Path(source).name, _open(str(source), layer)
+        name, frame = (
+            Path(source).name,
+            read_shapes(str(source), layer, what="polygons", extra="zonal"),
+        )
     _check_place(name, frame)
     frame = _plain_columns(name, frame).reset_index(drop=True)
     chosen = _identify(name, frame, id_column)
@@ -163,33 +167,6 @@ def read_zones(
             stacklevel=3,
         )
     return Zones(name=name, frame=frame, id_column=chosen, n_repaired=len(repaired))
-
-
-def _open(path: str, layer: str | None) -> Any:
-    geopandas = import_geopandas()
-    if "://" not in path and not Path(path).exists():
-        raise SourceError(
-            got=f"{path}, which does not exist", expected="a file of polygons", fix="check --zones"
-        )
-    try:
-        if path.lower().endswith((".parquet", ".geoparquet", ".gpq")):
-            return geopandas.read_parquet(path)
-        frame = geopandas.read_file(path, **({} if layer is None else {"layer": layer}))
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        # pyogrio's errors are RuntimeErrors, pyarrow's are ValueErrors; addresses of GeoParquet
-        # need a package more.
-        raise SourceError(
-            got=f"{path} ({str(error).splitlines()[0]})",
-            expected="polygons as GeoParquet, GeoPackage, GeoJSON, Shapefile or the like",
-            fix="check that the file is whole and, if it has layers, name one with --layer",
-        ) from error
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        raise InputError(
-            got=f"{Path(path).name}, a table without shapes",
-            expected="polygons",
-            fix="if it has layers, name the one with shapes (--layer)",
-        )
-    return frame
 
 
 def _check_place(name: str, frame: Any) -> None:
@@ -366,16 +343,3 @@ def _at(ids: list[str], where: NDArray[np.bool_]) -> list[str]:
 
 def _some(ids: list[str]) -> str:
     return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
-
-
-def import_geopandas() -> Any:
-    """The package geopandas, or how to install it."""
-    try:
-        import geopandas
-    except ImportError as error:
-        raise ConfigError(
-            got="zones without the package geopandas",
-            expected="the extra zonal",
-            fix='pip install "bocage[zonal]"',
-        ) from error
-    return geopandas
