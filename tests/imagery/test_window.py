@@ -65,6 +65,21 @@ def test_gaps_are_exactly_the_missing_pixels_of_a_scene(write_raster, data):
     np.testing.assert_array_equal(window.gaps, np.isnan(x).any(axis=(0, 1)))
 
 
+def test_a_gap_of_one_scene_that_another_fills_is_none(write_raster):
+    x = plausible((12, 30, 30))
+    holes = np.zeros((2, 30, 30), bool)
+    holes[0, 3:9, 4:8] = holes[1, 5:20, 6:12] = True  # the top one, and the one below
+    for product, hole in zip("ab", holes, strict=True):
+        part = np.where(hole, 0, x).astype(x.dtype)
+        path = write_raster(
+            f"{product}/2023-01-01.tif", part, descriptions=SENTINEL2_L2A.band_names
+        )
+    window = read_window(open_stack(path.parents[1]), slice(0, 30), slice(0, 30))
+    np.testing.assert_array_equal(window.gaps, holes.all(axis=0))
+    missing = np.isnan(window.values["sentinel2_l2a"]).any(axis=(0, 1))
+    np.testing.assert_array_equal(missing, holes.all(axis=0))
+
+
 def test_radar_without_an_echo_is_a_gap(write_raster):
     power = np.random.default_rng(0).uniform(0.001, 0.3, (2, 30, 30)).astype("f4")
     power[0, 3:6, 7] = 0
